@@ -1,0 +1,1 @@
+"""Launching ranks, the one loop, and the runner that turns specs into records."""

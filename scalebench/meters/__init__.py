@@ -1,0 +1,1 @@
+"""What is measured: time, memory, and the precision contract as observed."""

@@ -1,0 +1,197 @@
+"""Record: the raw, immutable, versioned facts of one run or one parity check.
+
+Nothing derived is stored: throughput, efficiency and intervals are pure functions of records (see scalebench.analysis).
+Unknown is None. Times are nanoseconds on the clock that `clock` names, bytes are bytes.
+
+Schema history:
+    1: first.
+Method history (how the figures are obtained; records of different methods are not compared):
+    1: step boundaries on a shared clock after a common start barrier, fixed warm-up, automatic garbage collection off.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from scalebench.spec import RunSpec
+
+SCHEMA = 1
+METHOD = 1
+
+Status = Literal["ok", "oom", "unsupported", "timeout", "failed", "interrupted"]
+
+
+class Facts(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MemoryFacts(Facts):
+    """Peak memory of one rank over the timed window, in bytes; None where the device cannot say.
+
+    Attributes:
+        allocated_peak, reserved_peak: of the CUDA caching allocator.
+        resident_peak: largest resident set of the process (VmHWM), imports included.
+        resident_before: resident set just before the model was built.
+        tensor_peak: on CPU, the most bytes held by tensors at once during one diagnostic step after the window.
+        parameters, gradients, optimizer_state: bytes this rank holds for them at rest, by storage.
+    """
+
+    allocated_peak: int | None = None
+    reserved_peak: int | None = None
+    resident_peak: int | None = None
+    resident_before: int | None = None
+    tensor_peak: int | None = None
+    parameters: int | None = None
+    gradients: int | None = None
+    optimizer_state: int | None = None
+
+
+class RankFacts(Facts):
+    """What one rank saw.
+
+    Attributes:
+        clock: `monotonic` (CLOCK_MONOTONIC, shared by the processes of one host) or `cuda-event`
+            (CUDA events, anchored to the host's monotonic clock at the common start).
+        start_ns: the common start, just after a barrier; step k lasts from boundary k-1 (start_ns for k=0) to `step_end_ns[k]`.
+        step_end_ns: the end of EVERY step, warm-up included, untrimmed.
+        losses: this rank's mean loss per step. grad_norms: as TrainStep.grad_norm, per step; empty when not computed.
+        data_wait_ns: time per step spent waiting for the next batch (host).
+        startup_seconds: name of a start-up phase to its duration.
+        threads, interop_threads, affinity: as observed in the process, not as asked.
+        foreign_cpu_cores: CPU cores kept busy by others during the window (from /proc/stat); None where unreadable.
+    """
+
+    rank: int
+    local_rank: int
+    host: str
+    pid: int
+    device_name: str | None = None
+    clock: Literal["monotonic", "cuda-event"] = "monotonic"
+    start_ns: int
+    step_end_ns: list[int]
+    losses: list[float]
+    grad_norms: list[float] = Field(default_factory=list)
+    data_wait_ns: list[int] = Field(default_factory=list)
+    skipped_steps: int = 0
+    threads: int
+    interop_threads: int
+    affinity: list[int] | None = None
+    memory: MemoryFacts = Field(default_factory=MemoryFacts)
+    startup_seconds: dict[str, float] = Field(default_factory=dict)
+    foreign_cpu_cores: float | None = None
+
+
+class Contract(Facts):
+    """What was observed on the running model, whatever was asked. Dtypes are torch's names without `torch.`.
+
+    Attributes:
+        parameter, compute, gradient_reduce, gradient_accumulation, optimizer_state: dtypes; several are joined by `+`;
+            `gradient_reduce` is None when no gradient crossed ranks.
+        master: dtype of the values the optimizer updates.
+        casting: autocast | sharded-cast | engine-cast. wrapper: class of the module that ran.
+        optimizer: class and implementation, e.g. `AdamW(fused)`.
+        compiled_regions: graphs compiled. recomputed: forward regions run again in the backward pass.
+        flops_per_step: FLOPs counted by FlopCounterMode on one rank in one step, recomputation included; None when compiled.
+        sync_micro_batches: on how many of a step's micro-batches gradients crossed ranks; None for one rank.
+        observer_notes: what could not be observed, and why.
+    """
+
+    parameter: str
+    compute: str | None
+    gradient_reduce: str | None
+    gradient_accumulation: str | None
+    optimizer_state: str | None
+    master: str | None
+    casting: str
+    wrapper: str
+    optimizer: str
+    profile: str
+    grad_sync: str
+    world_size: int
+    compiled_regions: int = 0
+    recomputed: int = 0
+    flops_per_step: float | None = None
+    sync_micro_batches: int | None = None
+    offloaded: bool = False
+    observer_notes: list[str] = Field(default_factory=list)
+
+
+class WorkloadFacts(Facts):
+    """The model and the data that ran. `item` is what throughput counts (`token`, `image`)."""
+
+    parameters: int
+    item: str
+    items_per_sample: int
+    flops_per_sample: float | None = None
+    data_name: str
+    data_sha256: str | None = None
+    data_samples: int
+
+
+class ParityFacts(Facts):
+    """A strategy against `single` on the very same micro-batches, from the very same initial parameters.
+
+    Per optimizer (`sgd`, `adamw`): the largest relative difference over the steps of loss and of gradient norm before
+    clipping, the relative difference of the final parameters (2-norm of the difference over 2-norm of the movement from the
+    initial ones, so that weights that hardly moved hide nothing), and on how many steps clipping was binding.
+    """
+
+    steps: int
+    tolerance_loss: float
+    tolerance_norm: float
+    tolerance_parameters: float
+    loss: dict[str, float]
+    norm: dict[str, float]
+    parameters: dict[str, float]
+    clipped_steps: dict[str, int]
+    initial_bit_equal: bool
+    passed: bool
+
+
+class ErrorFacts(Facts):
+    """The first failing rank's error. `message` is one line, `traceback` the whole, `log` a path beside the record."""
+
+    rank: int | None = None
+    kind: str
+    message: str
+    traceback: str | None = None
+    log: str | None = None
+
+
+class Record(Facts):
+    """One run (`kind` run) or one parity check (`kind` parity) of a spec.
+
+    Identity is spec + session + repeat. `order` is the place in the session's randomised blocks. `comparable` is False, with
+    `not_comparable_because`, for debug runs and the like.
+    """
+
+    record_schema: Literal[1] = SCHEMA
+    method: int = METHOD
+    kind: Literal["run", "parity"] = "run"
+    spec: RunSpec
+    session: str
+    repeat: int = Field(ge=0)
+    order: int = Field(ge=0)
+    status: Status
+    reason: str | None = None
+    error: ErrorFacts | None = None
+    comparable: bool = True
+    not_comparable_because: list[str] = Field(default_factory=list)
+    oversubscribed: bool = False
+    functional_only: str | None = None
+    """Why this run shows only that the strategy works, not how fast it is (offload on CPU); None for a measurement."""
+    started_at: str
+    wall_seconds: float
+    workload: WorkloadFacts | None = None
+    contract: Contract | None = None
+    unmatched: list[str] = Field(default_factory=list)
+    ranks: list[RankFacts] = Field(default_factory=list)
+    parity: ParityFacts | None = None
+    environment: dict[str, object] = Field(default_factory=dict)
+
+    @property
+    def file_name(self) -> str:
+        """`<label>-<cell id>-<kind><repeat>.json`, unique within a session's folder."""
+        return f"{self.spec.label}-{self.spec.cell_id}-{self.kind}{self.repeat}.json"

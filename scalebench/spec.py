@@ -1,0 +1,101 @@
+"""RunSpec: one cell of a comparison, completely resolved. Torch-free; nothing "auto" is stored in it.
+
+A spec says what to run, never where its result is or how it went. Its identity is the hash of its canonical JSON, so that
+two specs that differ in anything at all are two cells.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from scalebench.strategies.config import GradSync, OptimizerConfig, Precision, Profile, TrainConfig
+
+Scalar = bool | int | float | str | None
+DeviceType = Literal["cpu", "cuda"]
+Scaling = Literal["weak", "strong"]
+
+
+class RunSpec(BaseModel):
+    """One cell: a workload under a strategy on a number of ranks. Frozen; every field is a resolved value.
+
+    Attributes:
+        workload, size, workload_options: the model; options are those of `--set workload.NAME=VALUE`, resolved.
+        data: `text:PATH` (a file or a folder; the standard library's sources by default) or `synthetic`.
+        strategy, strategy_options: the backend's name in `scalebench list` and the options asked by `--set strategy.*`.
+        world_size: ranks: GPUs on `cuda`, processes on `cpu`.
+        threads_per_rank: intra-op threads on `cpu`, the same over a whole scaling series; None on `cuda`.
+        cores_per_rank: cores each rank is pinned to on `cpu`; None when not pinned (always on `cuda`).
+        micro_batch, accumulation: samples per forward pass, and forward passes per step, of one rank.
+        scaling: how the series this cell belongs to grows: `weak` keeps the micro-batch, `strong` the global batch.
+        warmup_steps, steps: optimizer steps before the timed window and in it.
+        debug: the run carried debugging variables and is not comparable with others.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workload: str
+    size: str
+    workload_options: dict[str, Scalar] = Field(default_factory=dict)
+    data: str
+    strategy: str
+    strategy_options: dict[str, object] = Field(default_factory=dict)
+    device: DeviceType
+    world_size: int = Field(ge=1)
+    threads_per_rank: int | None = Field(default=None, ge=1)
+    cores_per_rank: int | None = Field(default=None, ge=1)
+    precision: Precision = "fp32"
+    tf32: bool = False
+    profile: Profile = "matched"
+    grad_sync: GradSync = "last"
+    micro_batch: int = Field(ge=1)
+    accumulation: int = Field(default=1, ge=1)
+    scaling: Scaling = "weak"
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    activation_checkpointing: bool = False
+    compile: bool = False
+    warmup_steps: int = Field(default=10, ge=1)
+    steps: int = Field(default=50, ge=1)
+    seed: int = 0
+    debug: bool = False
+    timeout_seconds: float = Field(default=600.0, gt=0)
+
+    @property
+    def global_batch(self) -> int:
+        """Samples per optimizer step over all ranks (the effective batch)."""
+        return self.micro_batch * self.accumulation * self.world_size
+
+    @property
+    def cell_id(self) -> str:
+        """First 12 hex digits of the SHA-256 of the canonical JSON: this cell's identity."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def label(self) -> str:
+        """Short name for people and file names, not unique: `gpt-tiny-fsdp-2xcpu-bf16`."""
+        return f"{self.workload}-{self.size}-{self.strategy}-{self.world_size}x{self.device}-{self.precision}"
+
+    def __hash__(self) -> int:
+        return hash(self.cell_id)
+
+    def train_config(self) -> TrainConfig:
+        """The part of this spec that a strategy sees."""
+        return TrainConfig(
+            precision=self.precision,
+            tf32=self.tf32,
+            micro_batch=self.micro_batch,
+            accumulation=self.accumulation,
+            clip_norm=self.clip_norm,
+            optimizer=self.optimizer,
+            profile=self.profile,
+            grad_sync=self.grad_sync,
+            activation_checkpointing=self.activation_checkpointing,
+            compile=self.compile,
+            seed=self.seed,
+            timeout_seconds=self.timeout_seconds,
+        )

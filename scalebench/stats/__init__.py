@@ -1,0 +1,1 @@
+"""Intervals, ratios and rankings: pure functions of numbers."""

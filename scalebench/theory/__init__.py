@@ -1,0 +1,1 @@
+"""Formulas for FLOPs, bytes and memory: pure functions, each with its source."""

@@ -1,0 +1,139 @@
+"""The interchangeable backends: name to class and options, imported on use.
+
+Import this package as `scalebench.strategies` only. It needs torch and nothing else of scalebench.
+
+A third party adds a strategy by an entry point of the group `scalebench.strategies`, its name the strategy's and its value
+`package.module:Class` (a subclass of `scalebench.strategies.base.Strategy`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .base import Strategy
+
+ENTRY_POINT_GROUP = "scalebench.strategies"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A strategy's name: its class, the options that the name stands for, and what others call the same thing."""
+
+    target: str
+    preset: Mapping[str, Any] = field(default_factory=dict)
+    lightning: str | None = None
+    accelerate: str | None = None
+    raw: str
+    summary: str
+
+
+_ZERO = "deepspeed.initialize, zero_optimization.stage"
+
+BUILTIN: dict[str, Entry] = {
+    "single": Entry(
+        target="single:Single", lightning="auto (one device)", accelerate="no (one process)", raw="plain PyTorch, no wrapper",
+        summary="one rank, no wrapper: the baseline and the parity reference",
+    ),
+    "ddp": Entry(
+        target="ddp:DDP", lightning="ddp", accelerate="MULTI_GPU", raw="torch.nn.parallel.DistributedDataParallel",
+        summary="replicated parameters, gradients all-reduced in buckets",
+    ),
+    "ddp_find_unused_parameters_true": Entry(
+        target="ddp:DDP", preset={"find_unused_parameters": True}, lightning="ddp_find_unused_parameters_true",
+        accelerate="MULTI_GPU, DistributedDataParallelKwargs(find_unused_parameters=True)",
+        raw="DistributedDataParallel(find_unused_parameters=True)",
+        summary="ddp for models that do not use every parameter in every step",
+    ),
+    "ddp_static_graph": Entry(
+        target="ddp:DDP", preset={"static_graph": True}, lightning="DDPStrategy(static_graph=True)",
+        accelerate="MULTI_GPU, DistributedDataParallelKwargs(static_graph=True)",
+        raw="DistributedDataParallel(static_graph=True)",
+        summary="ddp told that the graph never changes",
+    ),
+    "fsdp": Entry(
+        target="fsdp:FSDP", lightning="ModelParallelStrategy", accelerate="FSDP, fsdp_version 2, reshard_after_forward true",
+        raw="torch.distributed.fsdp.fully_shard", summary="FSDP2: parameters, gradients and optimizer state sharded (like ZeRO-3)",
+    ),
+    "fsdp_shard_grad_op": Entry(
+        target="fsdp:FSDP", preset={"reshard_after_forward": False},
+        lightning="FSDPStrategy(sharding_strategy='SHARD_GRAD_OP')", accelerate="FSDP, fsdp_version 2, reshard_after_forward false",
+        raw="fully_shard(reshard_after_forward=False)",
+        summary="FSDP2 that keeps parameters gathered between forward and backward (like ZeRO-2)",
+    ),
+    "fsdp_hybrid": Entry(
+        target="fsdp:FSDP", preset={"shard_size": 0}, lightning="FSDPStrategy(sharding_strategy='HYBRID_SHARD')",
+        accelerate="FSDP, HYBRID_SHARD", raw="fully_shard on a 2-D (replicate, shard) mesh",
+        summary="FSDP2 sharded inside groups and replicated between them (HSDP)",
+    ),
+    "fsdp_cpu_offload": Entry(
+        target="fsdp:FSDP", preset={"cpu_offload": True}, lightning="FSDPStrategy(cpu_offload=True)",
+        accelerate="FSDP, fsdp_offload_params true", raw="fully_shard(offload_policy=CPUOffloadPolicy())",
+        summary="FSDP2 with shards and optimizer on the CPU",
+    ),
+    "fsdp1": Entry(
+        target="fsdp1:FSDP1", lightning="fsdp", accelerate="FSDP, fsdp_version 1",
+        raw="torch.distributed.fsdp.FullyShardedDataParallel", summary="the classic FSDP wrapper, for comparison",
+    ),
+    **{
+        f"deepspeed_stage_{stage}": Entry(
+            target="deepspeed:DeepSpeed", preset={"stage": stage},
+            lightning=f"deepspeed_stage_{stage}" if stage else "DeepSpeedStrategy(stage=0)",
+            accelerate=f"DEEPSPEED, zero_stage {stage}", raw=f"{_ZERO} {stage}", summary=summary,
+        )
+        for stage, summary in (
+            (0, "DeepSpeed's engine without ZeRO: gradients all-reduced"),
+            (1, "ZeRO-1: optimizer state sharded"),
+            (2, "ZeRO-2: optimizer state and gradients sharded"),
+            (3, "ZeRO-3: parameters sharded too"),
+        )
+    },
+    **{
+        f"deepspeed_stage_{stage}_offload": Entry(
+            target="deepspeed:DeepSpeed", preset={"stage": stage, "offload": True},
+            lightning=f"deepspeed_stage_{stage}_offload",
+            accelerate=f"DEEPSPEED, zero_stage {stage}, offload_optimizer_device cpu"
+            + (", offload_param_device cpu" if stage == 3 else ""),
+            raw=f"{_ZERO} {stage}, offload_optimizer" + (", offload_param" if stage == 3 else ""),
+            summary=f"ZeRO-{stage} with the optimizer" + (" and parameters" if stage == 3 else "") + " on the CPU",
+        )
+        for stage in (2, 3)
+    },
+    "deepspeed": Entry(
+        target="deepspeed:DeepSpeed", preset={"stage": 2}, lightning="deepspeed", accelerate="DEEPSPEED",
+        raw="deepspeed.initialize", summary="stage 2, or the whole JSON given by --deepspeed-config",
+    ),
+}
+
+
+def entries() -> dict[str, Entry]:
+    """Every known strategy by name: ours, then those installed packages declare (ours win a clash of names)."""
+    found = {
+        point.name: Entry(target=point.value, raw=point.value, summary=f"from the package of {point.value}")
+        for point in entry_points(group=ENTRY_POINT_GROUP)
+    }
+    return found | BUILTIN
+
+
+def strategy_class(name: str) -> type[Strategy]:
+    """The class behind `name` (imports its module). Raises KeyError for an unknown name, ImportError for a missing package."""
+    module_name, _, class_name = entries()[name].target.partition(":")
+    package = __name__ if name in BUILTIN else None
+    module = importlib.import_module(f".{module_name}" if package else module_name, package)
+    return getattr(module, class_name)  # type: ignore[no-any-return]
+
+
+def option_fields(name: str) -> dict[str, dataclasses.Field[Any]]:
+    """The options `--set strategy.NAME=VALUE` may change for strategy `name`, by name, without those its name already fixes."""
+    fixed = entries()[name].preset
+    return {f.name: f for f in dataclasses.fields(strategy_class(name)) if f.name not in fixed}
+
+
+def create(name: str, options: Mapping[str, Any] | None = None) -> Strategy:
+    """The strategy `name` with `options` over its preset. Raises KeyError for an unknown name, TypeError for an unknown option."""
+    return strategy_class(name)(**(dict(entries()[name].preset) | dict(options or {})))
