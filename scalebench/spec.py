@@ -99,3 +99,13 @@ class RunSpec(BaseModel):
             seed=self.seed,
             timeout_seconds=self.timeout_seconds,
         )
+
+
+class PlannedRun(BaseModel):
+    """One fresh process group to start: a spec, which repeat of it, and what is wanted of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    spec: RunSpec
+    repeat: int = Field(default=0, ge=0)
+    kind: Literal["run", "parity"] = "run"
