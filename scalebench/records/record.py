@@ -60,7 +60,8 @@ class RankFacts(Facts):
         data_wait_ns: time per step spent waiting for the next batch (host).
         startup_seconds: name of a start-up phase to its duration.
         threads, interop_threads, affinity: as observed in the process, not as asked.
-        foreign_cpu_cores: CPU cores kept busy by others during the window (from /proc/stat); None where unreadable.
+        cpu_seconds: CPU time of this process over the window. host_busy_seconds: CPU time of everything on the host over
+            the same window (from /proc/stat); None where unreadable. What the ranks of a host did not use, others did.
     """
 
     rank: int
@@ -80,7 +81,8 @@ class RankFacts(Facts):
     affinity: list[int] | None = None
     memory: MemoryFacts = Field(default_factory=MemoryFacts)
     startup_seconds: dict[str, float] = Field(default_factory=dict)
-    foreign_cpu_cores: float | None = None
+    cpu_seconds: float | None = None
+    host_busy_seconds: float | None = None
 
 
 class Contract(Facts):
