@@ -1,0 +1,100 @@
+"""Where records live: one JSON file per run in a folder per session, written atomically, read tolerantly."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from scalebench.errors import UserError
+
+from .record import SCHEMA, Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadResult:
+    """What a results folder held: valid records with their paths, and what could not be read with one line why."""
+
+    records: list[Record] = field(default_factory=list)
+    paths: list[Path] = field(default_factory=list)
+    damaged: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def write_record(record: Record, folder: Path) -> Path:
+    """Write `record` into `folder`, whole or not at all, and return its path. Raises OSError (a full disk, a read-only folder).
+
+    A temporary file is flushed to disk, then renamed. A record that is already there is never overwritten (FileExistsError).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / record.file_name
+    if path.exists():
+        raise FileExistsError(f"{path} exists; records are never overwritten")
+    temporary = folder / f".writing-{os.getpid()}-{path.name}"
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(record.model_dump_json(indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(folder)
+    return path
+
+
+def require_writable(folder: Path) -> None:
+    """Raise UserError unless a record could be written into `folder` now: said before hours of measuring, not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writing-", suffix=".tmp") as file:
+            file.write(b"\0" * 65536)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(
+            f"the results folder '{folder}' cannot be written: {error.strerror}. Free or permit it, or choose another with --results DIR."
+        ) from error
+
+
+def load_records(path: Path) -> LoadResult:
+    """Every record under `path` (a folder, searched recursively, or one file), in the order of their paths.
+
+    Files that are not valid records are listed, never fatal. Raises UserError when `path` does not exist.
+    """
+    if not path.exists():
+        raise UserError(f"'{path}' does not exist. Give a results folder or a record file, or measure first: scalebench run")
+    result = LoadResult()
+    for file in [path] if path.is_file() else sorted(path.rglob("*.json")):
+        try:
+            record = read_record(file)
+        except ValueError as error:
+            result.damaged.append((file, str(error)))
+        else:
+            result.records.append(record)
+            result.paths.append(file)
+    return result
+
+
+def read_record(file: Path) -> Record:
+    """The record in `file`. Raises ValueError, its message one line, when the file is unreadable, damaged or of another schema."""
+    try:
+        return Record.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise ValueError(f"unreadable: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "file"
+        if place == "record_schema":
+            raise ValueError(f"record schema {first['input']!r}; this version reads {SCHEMA}") from error
+        raise ValueError(f"not a valid record: {place}: {first['msg']}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
