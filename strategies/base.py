@@ -118,6 +118,11 @@ class Strategy(ABC):
         """What the `matched` profile asks for and this backend cannot give, one plain sentence each."""
         return ()
 
+    @property
+    def offloads(self) -> bool:
+        """Whether parameters or optimizer state live on the CPU while the model computes elsewhere."""
+        return False
+
     @abstractmethod
     def prepare(self, workload: Workload, config: TrainConfig, device: torch.device) -> TrainStep:
         """Build, wrap, initialise. With more than one rank the default process group is already initialised."""

@@ -13,7 +13,19 @@ from typing import Any
 
 from scalebench.machine import nvml, visible_handles
 
-VARIABLE_PREFIXES = ("NCCL_", "CUDA_", "TORCH", "PYTORCH_", "OMP_", "MKL_", "KMP_", "GOMP_", "GLOO_", "DS_", "DEEPSPEED_")
+VARIABLE_PREFIXES = (
+    "NCCL_",
+    "CUDA_",
+    "TORCH",
+    "PYTORCH_",
+    "OMP_",
+    "MKL_",
+    "KMP_",
+    "GOMP_",
+    "GLOO_",
+    "DS_",
+    "DEEPSPEED_",
+)
 PACKAGES = ("torch", "deepspeed", "triton", "transformers", "lightning", "accelerate", "numpy")
 
 DEBUG_VARIABLES = {
@@ -44,7 +56,11 @@ def collect() -> dict[str, object]:
 
 def debug_variables_set() -> list[str]:
     """The variables in this process's environment that make its records not comparable, as `NAME=value`."""
-    harmless = {"NCCL_DEBUG": {"WARN", "VERSION", ""}, "CUDA_LAUNCH_BLOCKING": {"0", ""}, "TORCH_DISTRIBUTED_DEBUG": {"OFF", ""}}
+    harmless = {
+        "NCCL_DEBUG": {"WARN", "VERSION", ""},
+        "CUDA_LAUNCH_BLOCKING": {"0", ""},
+        "TORCH_DISTRIBUTED_DEBUG": {"OFF", ""},
+    }
     return [
         f"{name}={os.environ[name]}"
         for name in DEBUG_VARIABLES

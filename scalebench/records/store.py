@@ -65,7 +65,9 @@ def load_records(path: Path) -> LoadResult:
     Files that are not valid records are listed, never fatal. Raises UserError when `path` does not exist.
     """
     if not path.exists():
-        raise UserError(f"'{path}' does not exist. Give a results folder or a record file, or measure first: scalebench run")
+        raise UserError(
+            f"'{path}' does not exist. Give a results folder or a record file, or measure first: scalebench run"
+        )
     result = LoadResult()
     for file in [path] if path.is_file() else sorted(path.rglob("*.json")):
         try:

@@ -1,0 +1,36 @@
+"""What travels between the runner and a rank: a Job out, a Report back. Plain values, so that they pickle fast and safely."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scalebench.records.record import Contract, ParityFacts, RankFacts, WorkloadFacts
+from scalebench.spec import PlannedRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One rank's orders.
+
+    Attributes:
+        folder: a private folder of this launch: the ranks meet there (file store) and rank 0 writes its phase there.
+            None under a foreign launcher, whose environment says where to meet.
+        launched_ns: CLOCK_MONOTONIC when the launch began, for start-up times; None under a foreign launcher.
+    """
+
+    run: PlannedRun
+    folder: Path | None = None
+    launched_ns: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What one rank found (`facts` is None for a parity check, which times nothing). Contract, workload and what could not be matched come from rank 0 alone."""
+
+    facts: RankFacts | None = None
+    contract: Contract | None = None
+    workload: WorkloadFacts | None = None
+    unmatched: list[str] = field(default_factory=list)
+    parity: ParityFacts | None = None
+    contradictions: list[str] = field(default_factory=list)

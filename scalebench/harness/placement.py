@@ -1,0 +1,88 @@
+"""Where a rank runs and how it finds the others: threads, cores, device, process group."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from scalebench.spec import RunSpec
+
+LOOPBACK = "lo"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """This rank's place in the run."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    device: torch.device
+
+
+def take_place(spec: RunSpec) -> Place:
+    """Read rank and local rank from the launcher's variables; set threads, cores and the CUDA device accordingly."""
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    if spec.device == "cuda":
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+        pin_to_cores(local_rank, spec.cores_per_rank)
+        # Variables such as OMP_NUM_THREADS come too late in a process whose parent has imported torch.
+        torch.set_num_threads(spec.threads_per_rank or 1)
+    return Place(rank=rank, local_rank=local_rank, world_size=int(os.environ["WORLD_SIZE"]), device=device)
+
+
+def pin_to_cores(local_rank: int, cores_per_rank: int | None) -> None:
+    """Give this process its own `cores_per_rank` of the allowed cores; nothing is pinned when None or not enough are left."""
+    if cores_per_rank is None or not hasattr(os, "sched_setaffinity"):
+        return
+    allowed = sorted(os.sched_getaffinity(0))
+    mine = allowed[local_rank * cores_per_rank : (local_rank + 1) * cores_per_rank]
+    if len(mine) == cores_per_rank:
+        os.sched_setaffinity(0, mine)
+
+
+@contextlib.contextmanager
+def process_group(spec: RunSpec, place: Place, folder: Path | None, needed: bool) -> Iterator[None]:
+    """The default process group: gloo on CPU, NCCL (with gloo for CPU tensors) on CUDA.
+
+    Under our own launcher the ranks, all on one machine, meet through a file and talk over loopback only: there is no
+    port to choose, and nothing listens beyond the machine. Under a foreign launcher its environment rules.
+    """
+    if not needed:
+        yield
+        return
+    if folder is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", LOOPBACK)
+    dist.init_process_group(
+        backend="cpu:gloo,cuda:nccl" if spec.device == "cuda" else "gloo",
+        init_method=f"file://{folder / 'rendezvous'}" if folder else "env://",
+        rank=place.rank,
+        world_size=place.world_size,
+        timeout=timedelta(seconds=spec.timeout_seconds),
+        device_id=place.device if spec.device == "cuda" else None,
+    )
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def barrier(device: torch.device) -> None:
+    """All ranks, with all their device work, have come here. A no-op without a process group."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    if dist.is_initialized():
+        dist.all_reduce(torch.zeros(1, device=device))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)

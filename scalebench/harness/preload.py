@@ -1,0 +1,13 @@
+"""Imported by the fork server, so that no rank imports it again. Importing this must not initialise CUDA."""
+
+from __future__ import annotations
+
+import torch._dynamo  # noqa: F401  (torch.optim and checkpointing import it on first use: over a second)
+import torch.distributed.fsdp
+import torch.distributed.tensor  # noqa: F401
+
+import scalebench.harness.worker
+import scalebench.strategies.ddp
+import scalebench.strategies.fsdp
+import scalebench.strategies.single
+import scalebench.workloads.gpt  # noqa: F401

@@ -1,0 +1,249 @@
+"""From planned runs to records: launch each in turn, turn whatever happens into a record, write it before the next begins."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+from scalebench import strategies
+from scalebench.errors import Unsupported, UserError
+from scalebench.harness.job import Job, Report
+from scalebench.harness.launcher import Launcher, LaunchFailed, StartMethod, private_folder
+from scalebench.harness.worker import PHASE_FILE
+from scalebench.machine import detect
+from scalebench.records.environment import collect, debug_variables_set
+from scalebench.records.record import ErrorFacts, Record, Status
+from scalebench.records.store import require_writable, write_record
+from scalebench.spec import PlannedRun, RunSpec
+
+PHASE_POLL_SECONDS = 0.2
+OOM_SIGNS = ("out of memory", "can't allocate memory", "MemoryError", "bad_alloc", "Cannot allocate memory")
+
+
+class Progress(Protocol):
+    """Whoever watches a session; `phase` is called from another thread."""
+
+    def session_started(self, runs: Sequence[PlannedRun]) -> None: ...
+    def run_started(self, index: int, run: PlannedRun) -> None: ...
+    def phase(self, index: int, phase: str) -> None: ...
+    def run_ended(self, index: int, record: Record, path: Path) -> None: ...
+
+
+def execute(
+    runs: Sequence[PlannedRun], *, results: Path, progress: Progress, start_method: StartMethod = "forkserver"
+) -> list[tuple[Record, Path]]:
+    """Run everything planned, in order, and return the records with their paths. Every record is on disk before the next run.
+
+    A run that is interrupted (Ctrl-C) is recorded as such and ends the session. Raises UserError when `results` cannot be
+    written, before anything is measured.
+    """
+    session = Session(results, runs, start_method)
+    progress.session_started(runs)
+    finished: list[tuple[Record, Path]] = []
+    for index, run in enumerate(runs):
+        progress.run_started(index, run)
+        record, path = session.perform(index, run, partial(progress.phase, index))
+        progress.run_ended(index, record, path)
+        finished.append((record, path))
+        if record.status == "interrupted":
+            break
+    return finished
+
+
+class Session:
+    """A row of runs measured together: one folder of records, one environment, one fork server."""
+
+    def __init__(self, results: Path, runs: Sequence[PlannedRun], start_method: StartMethod) -> None:
+        self.name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+        self.folder = results / self.name
+        require_writable(results)
+        device = runs[0].spec.device
+        self._machine = detect(device)
+        self._environment = collect()
+        self._debug = any(run.spec.debug for run in runs)
+        self._launcher = Launcher(
+            device=device, start_method=start_method, preload=preload_for(runs), debug=self._debug
+        )
+
+    def perform(self, index: int, run: PlannedRun, phase: Callable[[str], None]) -> tuple[Record, Path]:
+        """Launch one run and store its record, whatever became of it."""
+        started_at, started = datetime.now(UTC), time.monotonic()
+        with private_folder() as folder:
+            with watched_phase(folder, phase):
+                outcome = self._attempt(run, folder)
+            log = self._keep_log(run, folder) if outcome.status != "ok" or self._debug else None
+        record = self._record(index, run, outcome, log).model_copy(
+            update={
+                "started_at": started_at.isoformat(timespec="milliseconds"),
+                "wall_seconds": time.monotonic() - started,
+            }
+        )
+        return record, self._store(record)
+
+    def _attempt(self, run: PlannedRun, folder: Path) -> Outcome:
+        reason = unsupported_reason(run.spec)
+        if reason:
+            return Outcome(status="unsupported", reason=reason)
+        try:
+            reports = self._launcher.launch(Job(run=run), run.spec.world_size, folder)
+        except LaunchFailed as error:
+            return failure_outcome(error.failure)
+        except KeyboardInterrupt:
+            return Outcome(status="interrupted", reason="stopped by the user")
+        return success_outcome(reports)
+
+    def _record(self, index: int, run: PlannedRun, outcome: Outcome, log: str | None) -> Record:
+        spec, first = run.spec, outcome.reports[0] if outcome.reports else None
+        because = [f"{setting} was set" for setting in debug_variables_set()]
+        because += ["--debug"] if spec.debug else []
+        error = outcome.error.model_copy(update={"log": log}) if outcome.error else None
+        return Record(
+            kind=run.kind,
+            spec=spec,
+            session=self.name,
+            repeat=run.repeat,
+            order=index,
+            status=outcome.status,
+            reason=outcome.reason,
+            error=error,
+            comparable=not because,
+            not_comparable_because=because,
+            oversubscribed=spec.device == "cpu"
+            and spec.world_size * (spec.threads_per_rank or 1) > self._machine.cores,
+            functional_only=functional_only(spec),
+            started_at="",
+            wall_seconds=0.0,
+            workload=first.workload if first else None,
+            contract=first.contract if first else None,
+            unmatched=first.unmatched if first else [],
+            ranks=[report.facts for report in outcome.reports if report.facts],
+            parity=first.parity if first else None,
+            environment=self._environment,
+        )
+
+    def _keep_log(self, run: PlannedRun, folder: Path) -> str | None:
+        """Copy the ranks' output beside the records; returns its path relative to them."""
+        outputs = sorted(path for path in folder.glob("logs/**/*.log") if path.stat().st_size)
+        if not outputs:
+            return None
+        target = self.folder / "logs" / f"{run.spec.label}-{run.spec.cell_id}-{run.kind}{run.repeat}"
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            for path in outputs:
+                shutil.copy(path, target / f"rank{path.parent.name}-{path.name}")
+        except OSError:
+            return None  # The record matters more than its log: a full disk is reported when the record is written.
+        return str(target.relative_to(self.folder))
+
+    def _store(self, record: Record) -> Path:
+        try:
+            return write_record(record, self.folder)
+        except OSError as error:
+            rescued = write_record(record, Path(tempfile.mkdtemp(prefix="scalebench-rescued-")))
+            raise UserError(
+                f"cannot write into '{self.folder}': {error.strerror}. This run's record was saved as {rescued}; "
+                "make room or permit writing, move it there, and go on with the remaining cells."
+            ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended and what it brought."""
+
+    status: Status
+    reason: str | None = None
+    error: ErrorFacts | None = None
+    reports: list[Report] = field(default_factory=list)
+
+
+def success_outcome(reports: list[Report]) -> Outcome:
+    """A finished run is ok unless what was observed contradicts what was asked."""
+    contradictions = reports[0].contradictions
+    if contradictions:
+        reason = "what ran is not what was asked: " + "; ".join(contradictions)
+        return Outcome(status="failed", reason=reason, reports=reports)
+    return Outcome(status="ok", reports=reports)
+
+
+def failure_outcome(failure: ProcessFailure) -> Outcome:
+    """The outcome that the first failing rank's error stands for."""
+    message, trace = failure_message(failure)
+    kind, _, text = message.partition(": ")
+    text = (text or message).strip()
+    error = ErrorFacts(
+        rank=failure.local_rank, kind=kind.rsplit(".", 1)[-1], message=text.split("\n", 1)[0], traceback=trace
+    )
+    if error.kind == Unsupported.__name__:
+        return Outcome(status="unsupported", reason=text)
+    if any(sign in message for sign in OOM_SIGNS):
+        return Outcome(status="oom", reason=error.message, error=error)
+    return Outcome(status="failed", reason=f"rank {failure.local_rank}: {error.kind}: {error.message}", error=error)
+
+
+def failure_message(failure: ProcessFailure) -> tuple[str, str | None]:
+    """(message, traceback) of a failed process: from its error file, else its exit code or signal."""
+    try:
+        content = json.loads(Path(failure.error_file).read_text())["message"]
+    except (OSError, ValueError, KeyError):
+        if failure.exitcode < 0:
+            return f"Killed: by signal {-failure.exitcode} ({failure.signal_name()})", None
+        return f"Exited: with code {failure.exitcode}", None
+    if isinstance(content, str):
+        return content, None
+    return content["message"], content.get("extraInfo", {}).get("py_callstack")
+
+
+def unsupported_reason(spec: RunSpec) -> str | None:
+    """Why this cell cannot run here, known before launch; None when nothing speaks against it."""
+    strategy = strategies.create(spec.strategy, spec.strategy_options)
+    return strategy.unsupported_reason(spec.train_config(), spec.device, spec.world_size)
+
+
+def functional_only(spec: RunSpec) -> str | None:
+    """Why figures of this spec say nothing about speed, or None."""
+    strategy = strategies.create(spec.strategy, spec.strategy_options)
+    if spec.device == "cpu" and strategy.offloads:
+        return "offload to the CPU from the CPU: nothing is moved, so this shows that it works, not what it costs"
+    return None
+
+
+def preload_for(runs: Sequence[PlannedRun]) -> tuple[str, ...]:
+    """What the fork server imports for these runs."""
+    needs = {strategies.strategy_class(run.spec.strategy).needs for run in runs}
+    return ("scalebench.harness.preload", *(["scalebench.harness.preload_deepspeed"] if "deepspeed" in needs else []))
+
+
+@contextlib.contextmanager
+def watched_phase(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """While inside, tell `report` each phase that rank 0 notes in `folder`."""
+    done = threading.Event()
+
+    def watch() -> None:
+        last = ""
+        while not done.wait(PHASE_POLL_SECONDS):
+            with contextlib.suppress(OSError):
+                phase = (folder / PHASE_FILE).read_text()
+                if phase and phase != last:
+                    report(phase)
+                    last = phase
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()

@@ -1,0 +1,172 @@
+"""One rank of one run, from a fresh process to its report."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch.distributed.elastic.multiprocessing.errors import record as record_error
+
+from scalebench import data, strategies, workloads
+from scalebench.errors import Unsupported
+from scalebench.harness.job import Job, Report
+from scalebench.harness.loop import Timeline, run_steps
+from scalebench.harness.placement import Place, barrier, process_group, take_place
+from scalebench.meters.clock import Clock, clock_for
+from scalebench.meters.cpu import CpuTimes, read_cpu_times
+from scalebench.meters.memory import held_bytes, read_peaks, reset_peaks, resident_bytes
+from scalebench.records.record import MemoryFacts, RankFacts, WorkloadFacts
+from scalebench.spec import RunSpec
+from scalebench.strategies.base import Strategy
+from scalebench.workloads.base import SampleSource, Workload
+
+PHASE_FILE = "phase"
+PHASES = ("starting", "preparing", "warm-up", "measuring", "diagnostics")
+
+
+@record_error
+def main(job: Job) -> Report:
+    """Entry point of every rank. Exceptions leave through the launcher's error file, so that the first one is known."""
+    started_ns = time.monotonic_ns()
+    spec = job.run.spec
+    place = take_place(spec)
+    strategy = strategies.create(spec.strategy, spec.strategy_options)
+    reason = strategy.unsupported_reason(spec.train_config(), spec.device, place.world_size)
+    if reason:
+        raise Unsupported(reason)
+    stages = Stages(job.launched_ns or started_ns)
+    stages.end("process")
+    with process_group(spec, place, job.folder, needed=spec.strategy != "single"):
+        stages.end("process_group")
+        return measure(spec, strategy, place, Phase(job.folder if place.rank == 0 else None), stages)
+
+
+def measure(spec: RunSpec, strategy: Strategy, place: Place, phase: Phase, stages: Stages) -> Report:
+    """Prepare, warm up, time the window, then look at what ran, off the clock."""
+    phase.enter("preparing")
+    workload = workloads.create(spec.workload, spec.size, spec.workload_options)
+    source = workload.samples(spec.data, spec.seed)
+    batches = data.loader(
+        source,
+        micro_batch=spec.micro_batch,
+        accumulation=spec.accumulation,
+        rank=place.rank,
+        world_size=place.world_size,
+        seed=spec.seed,
+        device=place.device,
+    )
+    resident_before = resident_bytes()
+    stages.end("data")
+    step = strategy.prepare(workload, spec.train_config(), place.device)
+    stages.end("prepare")
+    window = Window(spec, place, phase)
+    barrier(place.device)
+    clock = clock_for(place.device)
+    timeline = run_steps(step, batches, spec.warmup_steps + spec.steps, clock, at=window.hooks())
+    window.close()
+    stages.mark("first_step", timeline.step_end_ns[0])
+    memory = read_peaks(place.device, resident_before).model_copy(update=held_bytes(step))
+    facts = rank_facts(place, clock, timeline, window, memory, step.skipped_steps(), stages)
+    phase.enter("diagnostics")
+    report = Report(
+        facts=facts,
+        workload=workload_facts(workload, source),
+        unmatched=list(strategy.unmatched(spec.train_config(), spec.device, place.world_size)),
+    )
+    step.close()
+    return report
+
+
+class Stages:
+    """Durations of the stages of start-up, each ending where the next begins."""
+
+    def __init__(self, since_ns: int) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since_ns = since_ns
+
+    def end(self, name: str) -> None:
+        self.mark(name, time.monotonic_ns())
+
+    def mark(self, name: str, at_ns: int) -> None:
+        self.seconds[name] = (at_ns - self._since_ns) / 1e9
+        self._since_ns = at_ns
+
+
+class Phase:
+    """Tells the runner, through a small file, where the run is. Written outside the timed window only."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._path = folder / PHASE_FILE if folder else None
+
+    def enter(self, name: str) -> None:
+        if self._path:
+            self._path.write_text(name)
+
+
+@dataclass
+class Window:
+    """The timed window of a run: what is read where it opens and where it closes."""
+
+    spec: RunSpec
+    place: Place
+    phase: Phase
+    opened: CpuTimes = field(default_factory=read_cpu_times)
+    cpu_seconds: float | None = None
+    host_busy_seconds: float | None = None
+
+    def hooks(self) -> dict[int, object]:
+        self.phase.enter("warm-up")
+        return {self.spec.warmup_steps: self.open}
+
+    def open(self) -> None:
+        self.phase.enter("measuring")
+        reset_peaks(self.place.device)
+        self.opened = read_cpu_times()
+
+    def close(self) -> None:
+        self.cpu_seconds, self.host_busy_seconds = read_cpu_times().since(self.opened)
+
+
+def rank_facts(
+    place: Place, clock: Clock, timeline: Timeline, window: Window, memory: MemoryFacts, skipped: int, stages: Stages
+) -> RankFacts:
+    """Everything this rank measured, as plain numbers."""
+    cuda = place.device.type == "cuda"
+    return RankFacts(
+        rank=place.rank,
+        local_rank=place.local_rank,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        device_name=torch.cuda.get_device_name(place.device) if cuda else None,
+        clock=clock.kind,
+        start_ns=timeline.start_ns,
+        step_end_ns=timeline.step_end_ns,
+        losses=torch.stack(timeline.losses).tolist(),
+        grad_norms=torch.stack(timeline.grad_norms).tolist() if timeline.grad_norms else [],
+        data_wait_ns=timeline.data_wait_ns,
+        skipped_steps=skipped,
+        threads=torch.get_num_threads(),
+        interop_threads=torch.get_num_interop_threads(),
+        affinity=sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        memory=memory,
+        startup_seconds=stages.seconds,
+        cpu_seconds=window.cpu_seconds,
+        host_busy_seconds=window.host_busy_seconds,
+    )
+
+
+def workload_facts(workload: Workload, source: SampleSource) -> WorkloadFacts:
+    """The model and the data, as the record keeps them."""
+    return WorkloadFacts(
+        parameters=workload.parameter_count(),
+        item=workload.item,
+        items_per_sample=workload.items_per_sample,
+        flops_per_sample=workload.flops_per_sample(),
+        data_name=source.name,
+        data_sha256=source.sha256,
+        data_samples=len(source),
+    )
