@@ -1,0 +1,57 @@
+# One command per habit. A target makes .venv when it is needed and is quick when it exists.
+#   VENV=none PYTHON=python3 make bench   uses the interpreter at hand and installs nothing (clusters, containers).
+PYTHON ?= python3
+VENV ?= .venv
+RESULTS ?= results
+
+ifeq ($(VENV),none)
+run := PYTHONPATH=$(CURDIR) $(PYTHON)
+installed-run:
+installed-test:
+installed-lint:
+else
+run := $(VENV)/bin/python
+installed-run: $(VENV)/.installed-run
+installed-test: $(VENV)/.installed-test
+installed-lint: $(VENV)/.installed-lint
+endif
+
+.PHONY: bench test test-all check lint docs clean installed-run installed-test installed-lint
+
+bench: installed-run  ## measure the reference matrix and write results/bench/report.md with its plots
+	$(run) -m scalebench run --config bench.toml --results $(RESULTS)
+	$(run) -m scalebench report --results $(RESULTS)
+
+test: installed-test  ## everything that fits on two cores in a few minutes
+	$(run) -m pytest -m "not slow"
+
+test-all: installed-test  ## the long studies too
+	$(run) -m pytest
+
+check: lint test  ## what CI would say
+
+lint: installed-lint
+	$(run) -m ruff check .
+	$(run) -m ruff format --check .
+	$(run) -m mypy
+
+docs: installed-run  ## regenerate what the docs quote from the code
+	$(run) -m scalebench list --markdown > docs/strategies.md
+
+clean:
+	rm -rf .venv build dist
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-run: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(VENV)/bin/python -m pip install -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(VENV)/bin/python -m pip install -q -c constraints.txt -e '.[test]'
+	@touch $@ $(VENV)/.installed-run
+
+$(VENV)/.installed-lint: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(VENV)/bin/python -m pip install -q -c constraints.txt -e '.[test,lint]'
+	@touch $@ $(VENV)/.installed-run $(VENV)/.installed-test
