@@ -20,7 +20,7 @@ class UserError(Exception):
     exit_code = EXIT_USAGE
 
 
-class Unsupported(Exception):
+class UnsupportedError(Exception):
     """This cell cannot run here; the message says why and what to do instead. Becomes a record of status `unsupported`."""
 
 

@@ -96,7 +96,7 @@ class TrainStep(ABC):
 
     def close(self) -> None:
         """Release what the backend holds (hooks, threads, patched functions)."""
-        return None
+        return
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +109,9 @@ class Strategy(ABC):
     max_world_size: ClassVar[int | None] = None
     needs: ClassVar[str | None] = None
     """The optional package this backend is made of, if any."""
+
+    needs_process_group: ClassVar[bool] = True
+    """Whether `prepare` needs a default process group even on one rank."""
 
     def unsupported_reason(self, config: TrainConfig, device_type: str, world_size: int) -> str | None:
         """Why this cell cannot run and what to do instead, or None. Touches no device."""

@@ -40,7 +40,7 @@ IMPORT_ENVIRONMENT = {
 }
 
 
-class LaunchFailed(Exception):
+class LaunchError(Exception):
     """Some rank ended badly. `failure` is the first that did."""
 
     def __init__(self, failure: ProcessFailure, logs: Path) -> None:
@@ -67,7 +67,7 @@ class Launcher:
     def launch(self, job: Job, ranks: int, folder: Path) -> list[Report]:
         """Run `job` on `ranks` fresh processes and return their reports by rank.
 
-        `folder` holds the meeting file, the phase and the ranks' logs. Raises LaunchFailed for the first rank that ended badly,
+        `folder` holds the meeting file, the phase and the ranks' logs. Raises LaunchError for the first rank that ended badly,
         KeyboardInterrupt when asked to stop; in every case no process of the run is left.
         """
         config = self._config(ranks, folder)
@@ -77,7 +77,7 @@ class Launcher:
             try:
                 values: dict[int, Any] = elastic_launch(config, worker.main)(job)
             except ChildFailedError as error:
-                raise LaunchFailed(error.get_first_failure()[1], folder / "logs") from error
+                raise LaunchError(error.get_first_failure()[1], folder / "logs") from error
             except SignalException as error:
                 raise KeyboardInterrupt from error
         return [values[rank] for rank in sorted(values)]

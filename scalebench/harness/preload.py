@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch._dynamo  # noqa: F401  (torch.optim and checkpointing import it on first use: over a second)
+import torch._dynamo
 import torch.distributed.fsdp
 import torch.distributed.tensor  # noqa: F401
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
 import shutil
 import tempfile
 import threading
-import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,9 +20,10 @@ from typing import Protocol
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from scalebench import strategies
-from scalebench.errors import Unsupported, UserError
+from scalebench.errors import UnsupportedError, UserError
+from scalebench.harness import worker
 from scalebench.harness.job import Job, Report
-from scalebench.harness.launcher import Launcher, LaunchFailed, StartMethod, private_folder
+from scalebench.harness.launcher import IMPORT_ENVIRONMENT, Launcher, LaunchError, StartMethod, private_folder
 from scalebench.harness.worker import PHASE_FILE
 from scalebench.machine import detect
 from scalebench.records.environment import collect, debug_variables_set
@@ -63,10 +65,26 @@ def execute(
     return finished
 
 
+def execute_as_worker(run: PlannedRun, *, results: Path) -> tuple[Record, Path] | None:
+    """Be one rank of `run` under a foreign launcher (torchrun), whose variables say which. Rank 0 stores and returns the record.
+
+    Returns None on the other ranks. An exception is recorded by the rank that raised it, then raised again so that the
+    launcher ends the others.
+    """
+    os.environ.update({name: value for name, value in IMPORT_ENVIRONMENT.items() if name not in os.environ})
+    os.environ.setdefault("DS_ACCELERATOR", run.spec.device)
+    try:
+        reports = worker.work(Job(run=run), gather=True)
+    except Exception as error:
+        Session(results, [run]).keep(run, exception_outcome(error, int(os.environ["RANK"])))
+        raise
+    return Session(results, [run]).keep(run, success_outcome(reports)) if reports else None
+
+
 class Session:
     """A row of runs measured together: one folder of records, one environment, one fork server."""
 
-    def __init__(self, results: Path, runs: Sequence[PlannedRun], start_method: StartMethod) -> None:
+    def __init__(self, results: Path, runs: Sequence[PlannedRun], start_method: StartMethod = "forkserver") -> None:
         self.name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
         self.folder = results / self.name
         require_writable(results)
@@ -80,17 +98,25 @@ class Session:
 
     def perform(self, index: int, run: PlannedRun, phase: Callable[[str], None]) -> tuple[Record, Path]:
         """Launch one run and store its record, whatever became of it."""
-        started_at, started = datetime.now(UTC), time.monotonic()
+        started = datetime.now(UTC)
         with private_folder() as folder:
             with watched_phase(folder, phase):
                 outcome = self._attempt(run, folder)
             log = self._keep_log(run, folder) if outcome.status != "ok" or self._debug else None
-        record = self._record(index, run, outcome, log).model_copy(
-            update={
-                "started_at": started_at.isoformat(timespec="milliseconds"),
-                "wall_seconds": time.monotonic() - started,
-            }
-        )
+        return self.keep(run, outcome, order=index, started=started, log=log)
+
+    def keep(
+        self,
+        run: PlannedRun,
+        outcome: Outcome,
+        *,
+        order: int = 0,
+        started: datetime | None = None,
+        log: str | None = None,
+    ) -> tuple[Record, Path]:
+        """The record of `outcome`, stored."""
+        ended = datetime.now(UTC)
+        record = self._record(order, run, outcome, log, started or ended, ended)
         return record, self._store(record)
 
     def _attempt(self, run: PlannedRun, folder: Path) -> Outcome:
@@ -99,13 +125,15 @@ class Session:
             return Outcome(status="unsupported", reason=reason)
         try:
             reports = self._launcher.launch(Job(run=run), run.spec.world_size, folder)
-        except LaunchFailed as error:
+        except LaunchError as error:
             return failure_outcome(error.failure)
         except KeyboardInterrupt:
             return Outcome(status="interrupted", reason="stopped by the user")
         return success_outcome(reports)
 
-    def _record(self, index: int, run: PlannedRun, outcome: Outcome, log: str | None) -> Record:
+    def _record(
+        self, order: int, run: PlannedRun, outcome: Outcome, log: str | None, started: datetime, ended: datetime
+    ) -> Record:
         spec, first = run.spec, outcome.reports[0] if outcome.reports else None
         because = [f"{setting} was set" for setting in debug_variables_set()]
         because += ["--debug"] if spec.debug else []
@@ -115,7 +143,7 @@ class Session:
             spec=spec,
             session=self.name,
             repeat=run.repeat,
-            order=index,
+            order=order,
             status=outcome.status,
             reason=outcome.reason,
             error=error,
@@ -124,8 +152,8 @@ class Session:
             oversubscribed=spec.device == "cpu"
             and spec.world_size * (spec.threads_per_rank or 1) > self._machine.cores,
             functional_only=functional_only(spec),
-            started_at="",
-            wall_seconds=0.0,
+            started_at=started.isoformat(timespec="milliseconds"),
+            wall_seconds=(ended - started).total_seconds(),
             workload=first.workload if first else None,
             contract=first.contract if first else None,
             unmatched=first.unmatched if first else [],
@@ -181,16 +209,24 @@ def success_outcome(reports: list[Report]) -> Outcome:
 def failure_outcome(failure: ProcessFailure) -> Outcome:
     """The outcome that the first failing rank's error stands for."""
     message, trace = failure_message(failure)
+    return error_outcome(failure.local_rank, message, trace)
+
+
+def exception_outcome(error: Exception, rank: int) -> Outcome:
+    """The outcome that this rank's own exception stands for."""
+    return error_outcome(rank, f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+def error_outcome(rank: int, message: str, trace: str | None) -> Outcome:
+    """Status and reason from `message`, which reads `ErrorClass: what happened`."""
     kind, _, text = message.partition(": ")
     text = (text or message).strip()
-    error = ErrorFacts(
-        rank=failure.local_rank, kind=kind.rsplit(".", 1)[-1], message=text.split("\n", 1)[0], traceback=trace
-    )
-    if error.kind == Unsupported.__name__:
+    error = ErrorFacts(rank=rank, kind=kind.rsplit(".", 1)[-1], message=text.split("\n", 1)[0], traceback=trace)
+    if error.kind == UnsupportedError.__name__:
         return Outcome(status="unsupported", reason=text)
     if any(sign in message for sign in OOM_SIGNS):
         return Outcome(status="oom", reason=error.message, error=error)
-    return Outcome(status="failed", reason=f"rank {failure.local_rank}: {error.kind}: {error.message}", error=error)
+    return Outcome(status="failed", reason=f"rank {rank}: {error.kind}: {error.message}", error=error)
 
 
 def failure_message(failure: ProcessFailure) -> tuple[str, str | None]:

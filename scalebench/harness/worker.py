@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record as record_error
 
 from scalebench import data, strategies, workloads
-from scalebench.errors import Unsupported
+from scalebench.errors import UnsupportedError
 from scalebench.harness.job import Job, Report
 from scalebench.harness.loop import Timeline, run_steps
 from scalebench.harness.placement import Place, barrier, process_group, take_place
@@ -31,18 +32,33 @@ PHASES = ("starting", "preparing", "warm-up", "measuring", "diagnostics")
 @record_error
 def main(job: Job) -> Report:
     """Entry point of every rank. Exceptions leave through the launcher's error file, so that the first one is known."""
+    return work(job)[0]
+
+
+def work(job: Job, *, gather: bool = False) -> list[Report]:
+    """Do this rank's part of `job`. Returns its report; with `gather`, on rank 0 every rank's, elsewhere nothing."""
     started_ns = time.monotonic_ns()
     spec = job.run.spec
     place = take_place(spec)
     strategy = strategies.create(spec.strategy, spec.strategy_options)
     reason = strategy.unsupported_reason(spec.train_config(), spec.device, place.world_size)
     if reason:
-        raise Unsupported(reason)
+        raise UnsupportedError(reason)
     stages = Stages(job.launched_ns or started_ns)
     stages.end("process")
-    with process_group(spec, place, job.folder, needed=spec.strategy != "single"):
+    with process_group(spec, place, job.folder, needed=strategy.needs_process_group):
         stages.end("process_group")
-        return measure(spec, strategy, place, Phase(job.folder if place.rank == 0 else None), stages)
+        report = measure(spec, strategy, place, Phase(job.folder if place.rank == 0 else None), stages)
+        return gathered(report, place) if gather else [report]
+
+
+def gathered(report: Report, place: Place) -> list[Report]:
+    """Every rank's report on rank 0, nothing elsewhere."""
+    if not dist.is_initialized():
+        return [report]
+    reports: list[Report] | None = [report] * place.world_size if place.rank == 0 else None
+    dist.gather_object(report, reports)
+    return reports or []
 
 
 def measure(spec: RunSpec, strategy: Strategy, place: Place, phase: Phase, stages: Stages) -> Report:
