@@ -13,13 +13,16 @@ from scalebench.strategies.base import Workload as StrategyWorkload
 class SampleSource(Protocol):
     """Samples by GLOBAL index: what sample i holds never depends on rank, world size or who asks."""
 
-    name: str
-    sha256: str | None
-    """Hash of the contents, so that runs on other data are never compared; None when the contents follow from a seed in `name`."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def sha256(self) -> str | None:
+        """Of the contents, so that runs on other data are never compared; None when they follow from a seed."""
 
     def __len__(self) -> int: ...
 
-    def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
+    def __getitems__(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
         """The samples at `indices` as one batch on the CPU, in that order (torch's fetcher calls this)."""
 
 
@@ -38,5 +41,4 @@ class Workload(StrategyWorkload, Protocol):
         """Parameters, tied ones counted once."""
 
     def samples(self, data: str, seed: int) -> SampleSource:
-        """The training samples that a spec's `data` names. Raises UserError when the data cannot be read or is too short."""
-
+        """The training samples that a spec's `data` names. Raises UserError when it cannot be read or is too short."""

@@ -1,0 +1,162 @@
+"""The `gpt` workload: a decoder of the GPT-2/3 family with its loss, written for speed.
+
+Pre-norm blocks, learned positions, GELU (tanh approximation), biases everywhere but in the output layer, which is the
+token embedding (Radford et al. 2019; Brown et al. 2020, arXiv:2005.14165). No layer holds anything that tells it from
+its neighbours, so one compiled graph serves all blocks.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from scalebench.data.tokens import open_tokens
+from scalebench.strategies.base import Batch
+from scalebench.theory.flops import gpt_flops_per_sample
+from scalebench.workloads.base import SampleSource
+from scalebench.workloads.gpt_config import DEFAULT_MICRO_BATCH, GPTConfig
+
+INIT_STD = 0.02
+
+
+class Embedding(nn.Module):
+    """Token plus position embedding: (batch, time) int64 to (batch, time, hidden)."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.positions = nn.Parameter(torch.empty(config.context_length, config.hidden_size))
+        self.dropout = config.dropout
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        hidden = self.tokens(tokens) + self.positions[: tokens.size(1)]
+        return F.dropout(hidden, self.dropout, self.training)
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block: (batch, time, hidden) to the same."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.num_heads = config.num_heads
+        self.dropout = config.dropout
+        self.attention_norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.attention_output = nn.Linear(width, width)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp_input = nn.Linear(width, 4 * width)
+        self.mlp_output = nn.Linear(4 * width, width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        hidden = hidden + self._residual(self.attention_output(self._attend(self.attention_norm(hidden))))
+        expanded = F.gelu(self.mlp_input(self.mlp_norm(hidden)), approximate="tanh")
+        return hidden + self._residual(self.mlp_output(expanded))
+
+    def _attend(self, normed: Tensor) -> Tensor:
+        """Causal attention of all heads, (batch, time, hidden) to the same, before the output projection."""
+        heads = self.qkv(normed).unflatten(-1, (3, self.num_heads, -1))
+        query, key, value = (part.transpose(1, 2) for part in heads.unbind(2))
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+        return attended.transpose(1, 2).flatten(2)
+
+    def _residual(self, branch: Tensor) -> Tensor:
+        return F.dropout(branch, self.dropout, self.training)
+
+
+class Head(nn.Module):
+    """Final norm, output layer and loss in one region: (batch, time, hidden) and int64 targets to a scalar.
+
+    Together, so that a compiler fuses the loss's conversion to fp32 and its reductions instead of storing fp32 logits.
+    """
+
+    def __init__(self, config: GPTConfig, tied: Tensor) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size)
+        self.weight = tied
+
+    def forward(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        logits = F.linear(self.norm(hidden), self.weight)
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+
+class GPT(nn.Module):
+    """The model and its loss. `forward` takes a batch of int64 `tokens` and `targets`, each (batch, time)."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.embedding = Embedding(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.head = Head(config, self.embedding.tokens.weight)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Mean cross-entropy over all tokens, an fp32 scalar in nats."""
+        hidden = self.embedding(batch["tokens"])
+        for block in self.blocks:
+            hidden = block(hidden)
+        return self.head(hidden, batch["targets"])  # type: ignore[no-any-return]
+
+
+class GPTWorkload:
+    """A GPT at one size with its options: a scalebench.workloads.base.Workload."""
+
+    name = "gpt"
+    item = "token"
+
+    def __init__(self, size: str, config: GPTConfig) -> None:
+        self.size = size
+        self.config = config
+        self.items_per_sample = config.context_length
+        self.default_micro_batch = DEFAULT_MICRO_BATCH[size]
+
+    def build(self) -> GPT:
+        """The module, with values left to `init_parameter_`."""
+        return GPT(self.config)
+
+    def init_parameter_(self, name: str, tensor: Tensor, generator: torch.Generator) -> None:
+        """GPT-2's start: N(0, 0.02²), projections into the residual stream over √(2 L), biases 0, norm gains 1."""
+        if name.endswith("bias"):
+            tensor.zero_()
+        elif name.endswith("norm.weight"):
+            tensor.fill_(1.0)
+        else:
+            residual = name.endswith("_output.weight")
+            scale = math.sqrt(2 * self.config.num_layers) if residual else 1.0
+            tensor.normal_(0.0, INIT_STD / scale, generator=generator)
+
+    def block_names(self, module: nn.Module) -> list[str]:
+        """The transformer blocks, in order."""
+        return [f"blocks.{index}" for index in range(self.config.num_layers)]
+
+    def compiled_names(self, module: nn.Module) -> list[str]:
+        """Embedding, blocks, and norm + output layer + loss: together they are the whole forward pass."""
+        return ["embedding", *self.block_names(module), "head"]
+
+    def no_decay_names(self, module: nn.Module) -> set[str]:
+        """Biases and norm gains; told by name, since a sharded parameter may have lost its shape."""
+        return {name for name, _ in module.named_parameters() if name.endswith(("bias", "norm.weight"))}
+
+    def flops_per_sample(self, *, causal: bool = False) -> float:
+        """Model FLOPs of forward plus backward; attention counted as full unless `causal` (scalebench.theory.flops)."""
+        config = self.config
+        return gpt_flops_per_sample(
+            num_layers=config.num_layers,
+            hidden_size=config.hidden_size,
+            vocab_size=config.vocab_size,
+            context_length=config.context_length,
+            causal=causal,
+        )
+
+    def parameter_count(self) -> int:
+        """Parameters, the tied embedding counted once."""
+        return self.config.parameter_count
+
+    def samples(self, data: str, seed: int) -> SampleSource:
+        """Windows of `context_length` tokens and their successors; `data` is a spec's (scalebench.data)."""
+        return open_tokens(
+            data, seed=seed, context_length=self.config.context_length, vocab_size=self.config.vocab_size
+        )
