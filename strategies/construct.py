@@ -1,4 +1,4 @@
-"""How every strategy builds the model and its optimizer, in one order: meta -> checkpoint -> compile -> shard -> materialise.
+"""How every strategy builds model and optimizer, in one order: meta -> checkpoint -> compile -> shard -> materialise.
 
 Initial values come from the seed and the parameter's name alone, so that they are bit-equal whatever the backend, the
 number of ranks or the sharding, and no rank ever holds more of the model than one full parameter beyond its own share.
@@ -11,7 +11,9 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
 from .base import Workload
@@ -27,18 +29,22 @@ def build_on_meta(workload: Workload, config: TrainConfig) -> nn.Module:
 
 
 def transform_regions(module: nn.Module, workload: Workload, config: TrainConfig) -> None:
-    """Checkpoint blocks and compile regions in place; names, classes and the module tree stay as they were."""
+    """Checkpoint blocks and compile regions in place; names, classes and the module tree stay as they were.
+
+    Only `forward` is replaced, so that the hooks by which wrappers gather and reduce stay outside of both.
+    """
     if config.activation_checkpointing:
         for name in workload.block_names(module):
             block = module.get_submodule(name)
-            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
     if config.compile:
         for name in workload.compiled_names(module):
-            module.get_submodule(name).compile(dynamic=False)
+            region = module.get_submodule(name)
+            region.forward = torch.compile(region.forward, dynamic=False)
 
 
 def replace_parameters(module: nn.Module, convert: Callable[[Tensor], Tensor]) -> None:
-    """Replace every parameter and buffer by `convert` of it, tied ones by one and the same (`Module.to_empty` unties)."""
+    """Replace every parameter and buffer by `convert` of it; tied ones stay tied (`Module.to_empty` unties them)."""
     memo: dict[int, Tensor] = {}
     for child in module.modules():
         for name, old in list(child.named_parameters(recurse=False, remove_duplicate=False)):
@@ -49,22 +55,46 @@ def replace_parameters(module: nn.Module, convert: Callable[[Tensor], Tensor]) -
 
 
 def initial_value(workload: Workload, name: str, like: Tensor, seed: int, device: torch.device) -> Tensor:
-    """The whole fp32 start value of parameter or buffer `name` on `device`; integer and boolean buffers keep their dtype."""
-    digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
-    generator = torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
+    """The whole start value of parameter or buffer `name` on `device`: fp32 unless it is an integer or boolean."""
+    generator = torch.Generator(device).manual_seed(stable_seed(f"{seed}:{name}"))
     value = torch.empty(like.shape, dtype=torch.float32 if like.is_floating_point() else like.dtype, device=device)
     with torch.no_grad():
         workload.init_parameter_(name, value, generator)
     return value
 
 
-def materialise_(module: nn.Module, workload: Workload, config: TrainConfig, device: torch.device) -> None:
-    """Give an unsharded meta module memory on `device`, in the precision's parameter dtype, and its seeded start values."""
+def materialise_(
+    module: nn.Module,
+    workload: Workload,
+    config: TrainConfig,
+    device: torch.device,
+    *,
+    prefix: str = "",
+    offload: bool = False,
+) -> None:
+    """Give a meta module memory, in the precision's parameter dtype, and its seeded start values. No communication.
+
+    Of a DTensor only the local shard is allocated, and one whole parameter at a time is drawn to fill it. Values are
+    drawn on `device`, since random streams differ between devices, and kept there, or on the CPU with `offload`.
+
+    Args:
+        prefix: what stands before the names of `module`'s parameters in the whole unwrapped module.
+    """
     dtype = parameter_dtype(config)
-    replace_parameters(module, lambda old: torch.empty(old.shape, dtype=stored_dtype(old, dtype), device=device))
+    home = torch.device("cpu") if offload else device
+    replace_parameters(module, lambda old: torch.empty_like(old, dtype=stored_dtype(old, dtype), device=home))
     with torch.no_grad():
         for name, tensor in named_state(module):
-            tensor.copy_(initial_value(workload, name, tensor, config.seed, device))
+            value = initial_value(workload, prefix + name, tensor, config.seed, device)
+            local_part(tensor).copy_(local_part(value, like=tensor))
+
+
+def local_part(tensor: Tensor, like: Tensor | None = None) -> Tensor:
+    """This rank's shard of `tensor`, or the shard it would have if laid out as `like`; all of it if not sharded."""
+    if isinstance(like, DTensor):
+        # Every rank holds the same value and takes its own part; the default would scatter rank 0's.
+        tensor = distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def named_state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -91,7 +121,7 @@ def compute_dtype(config: TrainConfig) -> torch.dtype:
 def parameter_groups(
     named_parameters: Iterable[tuple[str, nn.Parameter]], no_decay: set[str], config: OptimizerConfig
 ) -> list[dict[str, object]]:
-    """Two groups, with and without weight decay, in the order of `named_parameters` (names as in the unwrapped module)."""
+    """Two groups, with and without weight decay, in order; names are those of the unwrapped module."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in named_parameters:
@@ -106,3 +136,16 @@ def build_optimizer(groups: list[dict[str, object]], config: OptimizerConfig) ->
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, fused=True)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
+
+
+def prepare_process(config: TrainConfig) -> None:
+    """Set what torch keeps per process: the TF32 switch, and the dropout seed, different on every rank."""
+    torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = config.tf32
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    torch.manual_seed(stable_seed(f"{config.seed}:dropout:{rank}"))
+
+
+def stable_seed(text: str) -> int:
+    """A 63-bit seed that depends on `text` alone, in every process and Python."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1

@@ -1,0 +1,127 @@
+"""TorchStep: the one optimizer step that single, DDP, FSDP2 and FSDP1 share; each gives it what differs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from .base import Batch, TrainStep
+from .config import TrainConfig
+from .construct import compute_dtype
+from .loss_scaling import LossScaler
+
+SyncContext = Callable[[bool], AbstractContextManager[object]]
+"""The context for one micro-batch's forward and backward; its argument says whether gradients cross ranks in it."""
+Clip = Callable[[float], Tensor]
+"""Scales the gradients down to the given global norm and returns their norm before: a scalar."""
+NamedParameters = Callable[[], Iterable[tuple[str, Tensor]]]
+"""Every parameter whole, with its name in the unwrapped module. Collective."""
+
+
+class TorchStep(TrainStep):
+    """Forward and backward of every micro-batch, unscale, clip, update.
+
+    Args:
+        module: wrapped; its forward gives the mean loss of a batch.
+        whole_parameters: as NamedParameters says.
+        clip: as Clip says.
+        sync: as SyncContext says; by default there is nothing to hold back.
+        scaler: loss scaling, disabled where the precision needs none.
+        autocast: whether torch.autocast does the casting (with `fp16` and `bf16`), rather than the backend.
+        after_evaluation: brings the module back to rest.
+    """
+
+    def __init__(
+        self,
+        *,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: TrainConfig,
+        device: torch.device,
+        whole_parameters: NamedParameters,
+        clip: Clip,
+        scaler: LossScaler,
+        sync: SyncContext = lambda crosses_ranks: nullcontext(),
+        autocast: bool = True,
+        after_evaluation: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.module = module
+        self.optimizer = optimizer
+        self._accumulation = config.accumulation
+        self._sync_every = config.grad_sync == "every_micro_batch"
+        self._max_norm = config.clip_norm or (math.inf if config.record_grad_norm else None)
+        self._norm: Tensor | None = None
+        self._share = torch.tensor(1.0 / config.accumulation, device=device)
+        self._autocast = torch.autocast(device.type, compute_dtype(config), enabled=autocast and config.mixed)
+        self._whole_parameters = whole_parameters
+        self._clip = clip
+        self._scaler = scaler
+        self._sync = sync
+        self._after_evaluation = after_evaluation
+
+    def __call__(self, micro_batches: Sequence[Batch]) -> Tensor:
+        assert len(micro_batches) == self._accumulation, "the divisor of the gradient is fixed at construction"
+        self.optimizer.zero_grad()
+        losses = []
+        for index, batch in enumerate(micro_batches, start=1):
+            with self._sync(self._sync_every or index == self._accumulation):
+                losses.append(self._forward_backward(batch))
+        self._update()
+        return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+
+    def _forward_backward(self, batch: Batch) -> Tensor:
+        with self._autocast:
+            loss: Tensor = self.module(batch).float()
+        # Starting the backward pass from 1/accumulation (times the loss scale) spares a division of the loss.
+        torch.autograd.backward(loss, self._scaler.scale(self._share))
+        return loss.detach()
+
+    def _update(self) -> None:
+        self._scaler.unscale_(self.optimizer)
+        if self._max_norm is not None:
+            self._norm = self._clip(self._max_norm)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+
+    def grad_norm(self) -> Tensor | None:
+        return self._norm
+
+    def skipped_steps(self) -> int:
+        return self._scaler.skipped_steps()
+
+    def evaluate(self, batch: Batch) -> Tensor:
+        self.module.eval()
+        with torch.no_grad(), self._autocast:
+            loss: Tensor = self.module(batch).float()
+        self.module.train()
+        self._after_evaluation()
+        return loss
+
+    def set_learning_rate(self, value: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = value
+
+    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in self._whole_parameters():
+            yield name, parameter.detach().to("cpu", torch.float32, copy=True)
+
+    def observed_precision(self) -> Mapping[str, str]:
+        return {}
+
+
+def clip_by_global_norm(parameters: Sequence[Tensor]) -> Clip:
+    """Clip `parameters`, sharded or not, by the global 2-norm of their gradients (Pascanu et al., arXiv:1211.5063)."""
+
+    def clip(max_norm: float) -> Tensor:
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()  # one all-reduce, whose result serves clipping and grad_norm alike
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+        return norm
+
+    return clip
