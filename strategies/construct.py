@@ -43,15 +43,19 @@ def transform_regions(module: nn.Module, workload: Workload, config: TrainConfig
             region.forward = torch.compile(region.forward, dynamic=False)
 
 
-def replace_parameters(module: nn.Module, convert: Callable[[Tensor], Tensor]) -> None:
-    """Replace every parameter and buffer by `convert` of it; tied ones stay tied (`Module.to_empty` unties them)."""
+def allocate_(module: nn.Module, empty: Callable[[Tensor], Tensor]) -> None:
+    """Replace every meta parameter and buffer by `empty` of it; tied ones stay tied (`Module.to_empty` unties them)."""
     memo: dict[int, Tensor] = {}
     for child in module.modules():
-        for name, old in list(child.named_parameters(recurse=False, remove_duplicate=False)):
-            new = memo.setdefault(id(old), nn.Parameter(convert(old.detach()), requires_grad=old.requires_grad))
+        for name, old in _meta(child.named_parameters(recurse=False, remove_duplicate=False)):
+            new = memo.setdefault(id(old), nn.Parameter(empty(old.detach()), requires_grad=old.requires_grad))
             setattr(child, name, new)
-        for name, buffer in list(child.named_buffers(recurse=False, remove_duplicate=False)):
-            setattr(child, name, memo.setdefault(id(buffer), convert(buffer)))
+        for name, old in _meta(child.named_buffers(recurse=False, remove_duplicate=False)):
+            setattr(child, name, memo.setdefault(id(old), empty(old)))
+
+
+def _meta(named: Iterable[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
+    return [(name, tensor) for name, tensor in named if tensor.is_meta]
 
 
 def initial_value(workload: Workload, name: str, like: Tensor, seed: int, device: torch.device) -> Tensor:
@@ -72,7 +76,7 @@ def materialise_(
     prefix: str = "",
     offload: bool = False,
 ) -> None:
-    """Give a meta module memory, in the precision's parameter dtype, and its seeded start values. No communication.
+    """Give a module's meta tensors memory, in the precision's parameter dtype, and start values. No communication.
 
     Of a DTensor only the local shard is allocated, and one whole parameter at a time is drawn to fill it. Values are
     drawn on `device`, since random streams differ between devices, and kept there, or on the CPU with `offload`.
@@ -82,11 +86,13 @@ def materialise_(
     """
     dtype = parameter_dtype(config)
     home = torch.device("cpu") if offload else device
-    replace_parameters(module, lambda old: torch.empty_like(old, dtype=stored_dtype(old, dtype), device=home))
+    names = [name for name, _ in _meta(named_state(module))]
+    allocate_(module, lambda old: torch.empty_like(old, dtype=stored_dtype(old, dtype), device=home))
+    state = dict(named_state(module))
     with torch.no_grad():
-        for name, tensor in named_state(module):
-            value = initial_value(workload, prefix + name, tensor, config.seed, device)
-            local_part(tensor).copy_(local_part(value, like=tensor))
+        for name in names:
+            value = initial_value(workload, prefix + name, state[name], config.seed, device)
+            local_part(state[name]).copy_(local_part(value, like=state[name]))
 
 
 def local_part(tensor: Tensor, like: Tensor | None = None) -> Tensor:
@@ -132,9 +138,9 @@ def parameter_groups(
 
 
 def build_optimizer(groups: list[dict[str, object]], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The one optimizer implementation of the `matched` profile: torch's fused kernels, on CUDA and CPU alike."""
+    """The one implementation for all strategies: fused AdamW, or SGD over lists (fused, it refuses DTensors)."""
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, fused=True)
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, foreach=True)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
 
 

@@ -109,7 +109,7 @@ def _sync(module: DistributedDataParallel) -> SyncContext:
     # A static graph is recorded in the very first backward pass, which must reduce: no_sync there is an internal error.
     recorded = not module.static_graph
 
-    def sync(crosses_ranks: bool) -> AbstractContextManager[object]:
+    def sync(crosses_ranks: bool, last: bool) -> AbstractContextManager[object]:
         nonlocal recorded
         reduce = crosses_ranks or not recorded
         recorded = True

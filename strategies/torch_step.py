@@ -15,8 +15,8 @@ from .config import TrainConfig
 from .construct import compute_dtype
 from .loss_scaling import LossScaler
 
-SyncContext = Callable[[bool], AbstractContextManager[object]]
-"""The context for one micro-batch's forward and backward; its argument says whether gradients cross ranks in it."""
+SyncContext = Callable[[bool, bool], AbstractContextManager[object]]
+"""The context of one micro-batch; its arguments: do gradients cross ranks in it, and is it the step's last."""
 Clip = Callable[[float], Tensor]
 """Scales the gradients down to the given global norm and returns their norm before: a scalar."""
 NamedParameters = Callable[[], Iterable[tuple[str, Tensor]]]
@@ -46,7 +46,7 @@ class TorchStep(TrainStep):
         whole_parameters: NamedParameters,
         clip: Clip,
         scaler: LossScaler,
-        sync: SyncContext = lambda crosses_ranks: nullcontext(),
+        sync: SyncContext = lambda crosses_ranks, last: nullcontext(),
         autocast: bool = True,
         after_evaluation: Callable[[], None] = lambda: None,
     ) -> None:
@@ -69,7 +69,8 @@ class TorchStep(TrainStep):
         self.optimizer.zero_grad()
         losses = []
         for index, batch in enumerate(micro_batches, start=1):
-            with self._sync(self._sync_every or index == self._accumulation):
+            last = index == self._accumulation
+            with self._sync(self._sync_every or last, last):
                 losses.append(self._forward_backward(batch))
         self._update()
         return losses[0] if len(losses) == 1 else torch.stack(losses).mean()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import pickle
@@ -45,30 +46,30 @@ def run_ranks(fn: Callable[..., Result], world_size: int, *args: Any, timeout: f
 def _start(payload: bytes, rank: int, world_size: int, folder: Path) -> tuple[ForkServerProcess, Connection]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_rank_main, args=(payload, sender, rank, world_size, folder), daemon=True)
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_rank_main, args=(payload, theirs, rank, world_size, folder), daemon=True)
     process.start()
-    sender.close()
-    return process, receiver
+    theirs.close()
+    return process, ours
 
 
 def _collect(ranks: list[tuple[ForkServerProcess, Connection]], deadline: float) -> list[Any]:
-    waiting = {receiver: rank for rank, (_, receiver) in enumerate(ranks)}
+    waiting = {channel: rank for rank, (_, channel) in enumerate(ranks)}
     results: list[Any] = [None] * len(ranks)
     while waiting:
         ready = wait(list(waiting), timeout=max(0.0, deadline - time.monotonic()))
         if not ready:
             raise RankError(f"ranks {sorted(waiting.values())} gave no result in time")
-        for receiver in ready:
-            assert isinstance(receiver, Connection)
-            rank = waiting.pop(receiver)
-            results[rank] = _receive(receiver, rank)
+        for channel in ready:
+            assert isinstance(channel, Connection)
+            rank = waiting.pop(channel)
+            results[rank] = _receive(channel, rank)
     return results
 
 
-def _receive(receiver: Connection, rank: int) -> Any:
+def _receive(channel: Connection, rank: int) -> Any:
     try:
-        ok, value = pickle.loads(receiver.recv_bytes())
+        ok, value = pickle.loads(channel.recv_bytes())
     except EOFError:
         raise RankError(f"rank {rank} died without a word") from None
     if not ok:
@@ -76,10 +77,18 @@ def _receive(receiver: Connection, rank: int) -> Any:
     return value
 
 
-def _rank_main(payload: bytes, sender: Connection, rank: int, world_size: int, folder: Path) -> None:
+def _rank_main(payload: bytes, channel: Connection, rank: int, world_size: int, folder: Path) -> None:
     for prefix in ("", "LOCAL_"):
         os.environ |= {f"{prefix}RANK": str(rank), f"{prefix}WORLD_SIZE": str(world_size)}
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    channel.send_bytes(pickle.dumps(_outcome(payload, rank, world_size, folder)))
+    # Stay until dismissed: leaving would break off others' collectives, and their errors would hide the first one.
+    with contextlib.suppress(EOFError, OSError):
+        channel.recv_bytes()
+    os._exit(0)
+
+
+def _outcome(payload: bytes, rank: int, world_size: int, folder: Path) -> tuple[bool, Any]:
     import torch
     import torch.distributed as dist
 
@@ -87,10 +96,6 @@ def _rank_main(payload: bytes, sender: Connection, rank: int, world_size: int, f
     try:
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
         fn, args = pickle.loads(payload)
-        message = pickle.dumps((True, fn(*args)))
+        return True, fn(*args)
     except BaseException:
-        sender.send_bytes(pickle.dumps((False, traceback.format_exc())))
-        os._exit(1)  # the group may be in disorder: tearing it down could hang
-    sender.send_bytes(message)
-    dist.barrier()  # nobody leaves while another is still inside a collective
-    os._exit(0)
+        return False, traceback.format_exc()

@@ -90,15 +90,16 @@ def test_single_trains_like_plain_pytorch(optimizer: OptimizerName, start: dict[
 
 
 REPLICATED = ["ddp", "ddp_find_unused_parameters_true", "ddp_static_graph"]
+SHARDED = ["fsdp", "fsdp_shard_grad_op", "fsdp_hybrid", "fsdp_cpu_offload", "fsdp1"]
 
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("grad_sync", ["last", "every_micro_batch"])
 def test_two_ranks_train_like_plain_pytorch(optimizer: OptimizerName, grad_sync: str, start: dict[str, Tensor]) -> None:
-    ranks = run_ranks(train_all, 2, REPLICATED, config(optimizer, grad_sync=grad_sync))
+    ranks = run_ranks(train_all, 2, REPLICATED + SHARDED, config(optimizer, grad_sync=grad_sync))
     reference = train_plainly(TOY, start, optimizer, STEPS, micro_batches=4, clip_norm=CLIP_NORM)
-    for name in REPLICATED:
+    for name in REPLICATED + SHARDED:
         for its_start, _ in (rank[name] for rank in ranks):
             assert all(torch.equal(its_start[key], start[key]) for key in start), f"{name} starts elsewhere"
         assert_parity([rank[name][1] for rank in ranks], reference, start, TOLERANCE)

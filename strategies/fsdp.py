@@ -1,0 +1,166 @@
+"""FSDP2 (fully_shard): every parameter, its gradient and its optimizer state are sharded over the ranks, dimension 0.
+
+Each block is gathered just before it computes, and its gradients are reduced and scattered right after its backward.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from .base import Strategy, Workload
+from .config import Casting, GradSync, TrainConfig
+from .construct import build_on_meta, build_optimizer, compute_dtype, materialise_, parameter_groups, prepare_process
+from .loss_scaling import LossScaler
+from .torch_step import SyncContext, TorchStep, clip_by_global_norm
+
+PICK = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FSDP(Strategy):
+    """torch.distributed.fsdp.fully_shard on each block and on the root.
+
+    Options:
+        reshard_after_forward: free a block's gathered parameters after its forward pass (True, like ZeRO-3), keep them
+            for the backward pass (False, like ZeRO-2), or keep them sharded over this many ranks (a divisor of the
+            ranks). The root is never resharded in between.
+        shard_size: ranks per group that share one copy of the parameters (HSDP: groups hold replicas of each other).
+            0 picks the ranks of one node, or half of them where there is only one node. By default all ranks.
+        cpu_offload: keep shards, gradients and optimizer on the CPU.
+        prefetch: blocks gathered ahead by explicit order in forward and backward; 0 leaves it to FSDP2.
+    """
+
+    name: ClassVar[str] = "fsdp"
+    casting: ClassVar[Casting] = "sharded-cast"
+    default_grad_sync: ClassVar[GradSync] = "every_micro_batch"
+
+    reshard_after_forward: bool | int = True
+    shard_size: int | None = None
+    cpu_offload: bool = False
+    prefetch: int = 0
+
+    @property
+    def offloads(self) -> bool:
+        return self.cpu_offload
+
+    def unsupported_reason(self, config: TrainConfig, device_type: str, world_size: int) -> str | None:
+        return (
+            _indivisible("shard_size", self._group_size(world_size), world_size)
+            or _indivisible("reshard_after_forward", self.reshard_after_forward, self._group_size(world_size))
+            or (f"prefetch is a number of blocks, not {self.prefetch}" if self.prefetch < 0 else None)
+        )
+
+    def unmatched(self, config: TrainConfig, device_type: str, world_size: int) -> tuple[str, ...]:
+        reasons = ["gradients are reduced block by block rather than in 25 MiB buckets"]
+        if config.mixed:
+            reasons.append("whole parameters are cast, so layers that autocast keeps in fp32 compute in 16 bit too")
+        if self.cpu_offload:
+            reasons.append("the optimizer runs on the CPU")
+        return tuple(reasons)
+
+    def prepare(self, workload: Workload, config: TrainConfig, device: torch.device) -> TorchStep:
+        module = build_on_meta(workload, config)
+        no_decay = workload.no_decay_names(module)
+        self._shard(module, workload.block_names(module), config, device)
+        materialise_(module, workload, config, device, offload=self.cpu_offload)
+        groups = parameter_groups(module.named_parameters(), no_decay, config.optimizer)
+        prepare_process(config)
+        return TorchStep(
+            module=module,
+            optimizer=build_optimizer(groups, config.optimizer),
+            config=config,
+            device=device,
+            whole_parameters=lambda: _whole_parameters(module, device),
+            clip=clip_by_global_norm(list(module.parameters())),
+            scaler=LossScaler(config, device),
+            sync=_sync(module),
+            autocast=False,
+            after_evaluation=lambda: _reshard(module),
+        )
+
+    def _shard(self, module: nn.Module, block_names: list[str], config: TrainConfig, device: torch.device) -> None:
+        options: dict[str, Any] = {"mesh": self._mesh(device), "mp_policy": _mixed_precision(config)}
+        if self.cpu_offload:
+            options["offload_policy"] = CPUOffloadPolicy(pin_memory=device.type == "cuda")
+        blocks = [
+            fully_shard(module.get_submodule(name), reshard_after_forward=self.reshard_after_forward, **options)
+            for name in block_names
+        ]
+        fully_shard(module, **options)
+        if self.prefetch:
+            _set_prefetch(blocks, self.prefetch)
+
+    def _mesh(self, device: torch.device) -> DeviceMesh:
+        world = dist.get_world_size()
+        if self.shard_size is None:
+            return init_device_mesh(device.type, (world,))
+        group = int(self._group_size(world))
+        return init_device_mesh(device.type, (world // group, group), mesh_dim_names=("replicate", "shard"))
+
+    def _group_size(self, world_size: int) -> float:
+        """Ranks per shard group; a fraction, which is refused, when half of an odd number of ranks is picked."""
+        if self.shard_size != PICK:
+            return world_size if self.shard_size is None else self.shard_size
+        per_node = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+        return per_node if per_node < world_size else world_size / 2
+
+
+def _indivisible(option: str, group: bool | float, ranks: float) -> str | None:
+    """Why `group` ranks per group do not fit; True and False stand for all ranks and need no fitting."""
+    if isinstance(group, bool) or (group >= 1 and ranks % group == 0):
+        return None
+    divisors = ", ".join(str(size) for size in range(1, int(ranks) + 1) if ranks % size == 0)
+    return f"{option} makes groups of {group:g} ranks, which do not divide {ranks:g} evenly; ask for one of {divisors}"
+
+
+def _mixed_precision(config: TrainConfig) -> MixedPrecisionPolicy:
+    """fp32 shards cast to 16 bit when gathered; gradients reduced in fp32, or as cast, which is how FSDP2 ships."""
+    if not config.mixed:
+        return MixedPrecisionPolicy()
+    reduce_dtype = torch.float32 if config.profile == "matched" else None
+    return MixedPrecisionPolicy(param_dtype=compute_dtype(config), reduce_dtype=reduce_dtype)
+
+
+def _set_prefetch(blocks: list[FSDPModule], ahead: int) -> None:
+    for ordered, setter in (
+        (blocks, FSDPModule.set_modules_to_forward_prefetch),
+        (blocks[::-1], FSDPModule.set_modules_to_backward_prefetch),
+    ):
+        for index, block in enumerate(ordered):
+            setter(block, ordered[index + 1 : index + 1 + ahead])
+
+
+def _sync(module: nn.Module) -> SyncContext:
+    assert isinstance(module, FSDPModule)
+
+    def sync(crosses_ranks: bool, last: bool) -> AbstractContextManager[object]:
+        module.set_requires_gradient_sync(crosses_ranks)
+        module.set_is_last_backward(last)
+        return nullcontext()
+
+    return sync
+
+
+def _reshard(module: nn.Module) -> None:
+    """Free what a forward pass without a backward pass left gathered: it would outlive the next update."""
+    for child in module.modules():
+        if isinstance(child, FSDPModule):
+            child.reshard()
+
+
+def _whole_parameters(module: nn.Module, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+    for name, parameter in module.named_parameters():
+        sharded = parameter.detach().to(device)
+        assert isinstance(sharded, DTensor)
+        yield name, sharded.full_tensor()
