@@ -151,7 +151,6 @@ BUILTIN: dict[str, Entry] = {
     },
     "deepspeed": Entry(
         target="deepspeed:DeepSpeed",
-        preset={"stage": 2},
         grad_sync="every_micro_batch",
         lightning="deepspeed",
         accelerate="DEEPSPEED",

@@ -1,0 +1,111 @@
+"""Every private API of DeepSpeed that the strategies touch, in one place, each with the reason why.
+
+Private names move between releases: what is here is tested against the installed one, and nothing else may reach for them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+def load_deepspeed(device: torch.device) -> Any:
+    """The deepspeed package, imported for `device` without asking CUDA, probing compilers or building an extension.
+
+    Raises:
+        RuntimeError: it was imported earlier in this process for another kind of device.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    # Importing asks whether CUDA is there; asked through NVML, the answer leaves no context behind.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    deepspeed = importlib.import_module("deepspeed")
+    chosen = deepspeed.accelerator.get_accelerator().device_name()
+    if chosen != device.type:
+        raise RuntimeError(f"deepspeed was imported for {chosen}, this run is on {device.type}: set DS_ACCELERATOR={device.type}")
+    # The first look at this table runs compilers, and an entry True makes init_distributed build the operator (75 s).
+    vars(deepspeed.ops).setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
+    _log_warnings_to_stderr()
+    return deepspeed
+
+
+def _log_warnings_to_stderr() -> None:
+    """DeepSpeed logs to standard output, where only results belong."""
+    logger = logging.getLogger("DeepSpeed")
+    logger.setLevel(logging.WARNING)
+    for handler in logger.handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stderr)
+
+
+def join_process_group(deepspeed: Any, device: torch.device, timeout_seconds: float) -> None:
+    """Let DeepSpeed use the process group that exists, with `timeout_seconds` for its own copy of it."""
+    if device.type == "cuda":
+        os.environ["LOCAL_RANK"] = str(device.index)  # to DeepSpeed the local rank is the number of the device
+    os.environ.setdefault("LOCAL_RANK", "0")
+    backend = deepspeed.accelerator.get_accelerator().communication_backend_name()
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+    # It would clone the world itself on first use, but with torch's default timeout instead of the run's.
+    groups = importlib.import_module("deepspeed.utils.groups")
+    groups._WORLD_GROUP = dist.new_group(range(dist.get_world_size()), timeout=timedelta(seconds=timeout_seconds))
+
+
+def keep_clipping_norm(engine: Any) -> None:
+    """Make the engine keep the norm that its own clipping at stage 0 computes and throws away."""
+    clip = importlib.import_module("deepspeed.runtime.utils").clip_grad_norm_
+
+    def clip_and_keep() -> None:
+        engine._global_grad_norm = clip(engine.module.parameters(), engine.gradient_clipping(), mpu=engine.mpu)
+
+    engine.clip_fp32_gradients = clip_and_keep
+
+
+def loss_scaler(engine: Any) -> torch.amp.GradScaler | None:
+    """The GradScaler of fp16 autocast at stage 0, which the engine's own count of skipped steps leaves out."""
+    return getattr(engine, "torch_autocast_z0_gradscaler", None)
+
+
+def scale_of(scaler: torch.amp.GradScaler) -> torch.Tensor | None:
+    """The scaler's current scale as a tensor (`get_scale` would synchronise); None before the first step."""
+    return scaler._scale  # type: ignore[attr-defined]
+
+
+def is_offloaded(engine: Any) -> bool:
+    """Whether the optimizer's state really lives on the CPU beside the model's device."""
+    wrapper = engine.optimizer
+    return bool(getattr(wrapper, "cpu_offload", False) or getattr(wrapper, "offload_optimizer", False))
+
+
+def linear_is_replaced() -> bool:
+    """Whether ZeRO-3's version of `torch.nn.functional.linear` is in place."""
+    return torch.nn.functional.linear.__module__.startswith("deepspeed")
+
+
+def release(engine: Any) -> None:
+    """Destroy the engine and undo what DeepSpeed leaves in the process: its linear, its autocast flag, its group."""
+    engine.destroy()
+    partition = importlib.import_module("deepspeed.runtime.zero.partition_parameters")
+    original = getattr(partition.InsertPostInitMethodToModuleSubClasses, "linear_bk", None)
+    if original is not None:
+        torch.nn.functional.linear = original
+    # While this is set, the next engine of this process would reduce Linear gradients in its dtype.
+    importlib.import_module("deepspeed.runtime.torch_autocast").TORCH_AUTOCAST_INITIALIZED = False
+    groups = importlib.import_module("deepspeed.utils.groups")
+    if groups._WORLD_GROUP is not None:
+        dist.destroy_process_group(groups._WORLD_GROUP)
+        groups._WORLD_GROUP = None
+
+
+def cpu_computes_fp16() -> bool:
+    """What DeepSpeed's CPU accelerator says of fp16, without importing it: whether oneDNN supports it here."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", None)
+    try:
+        return bool(supported and supported())
+    except RuntimeError:
+        return False
