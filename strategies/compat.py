@@ -1,19 +1,25 @@
 """Every private API of DeepSpeed that the strategies touch, in one place, each with the reason why.
 
-Private names move between releases: what is here is tested against the installed one, and nothing else may reach for them.
+Private names move between releases: what is here is tested against the installed
+one, and nothing else may reach for them.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import os
 import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+MASTERS = ("single_partition_of_fp32_groups", "fp32_groups_flat_partition", "fp32_partitioned_groups_flat")
+"""Where ZeRO 1 and 2, bf16 at stage 1, and ZeRO 3 keep this rank's share of what the optimizer updates."""
 
 
 def load_deepspeed(device: torch.device) -> Any:
@@ -28,7 +34,9 @@ def load_deepspeed(device: torch.device) -> Any:
     deepspeed = importlib.import_module("deepspeed")
     chosen = deepspeed.accelerator.get_accelerator().device_name()
     if chosen != device.type:
-        raise RuntimeError(f"deepspeed was imported for {chosen}, this run is on {device.type}: set DS_ACCELERATOR={device.type}")
+        raise RuntimeError(
+            f"deepspeed was imported for {chosen}, this run is on {device.type}: set DS_ACCELERATOR={device.type}"
+        )
     # The first look at this table runs compilers, and an entry True makes init_distributed build the operator (75 s).
     vars(deepspeed.ops).setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
     _log_warnings_to_stderr()
@@ -52,7 +60,7 @@ def join_process_group(deepspeed: Any, device: torch.device, timeout_seconds: fl
     backend = deepspeed.accelerator.get_accelerator().communication_backend_name()
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
     # It would clone the world itself on first use, but with torch's default timeout instead of the run's.
-    groups = importlib.import_module("deepspeed.utils.groups")
+    groups: Any = importlib.import_module("deepspeed.utils.groups")
     groups._WORLD_GROUP = dist.new_group(range(dist.get_world_size()), timeout=timedelta(seconds=timeout_seconds))
 
 
@@ -66,14 +74,16 @@ def keep_clipping_norm(engine: Any) -> None:
     engine.clip_fp32_gradients = clip_and_keep
 
 
-def loss_scaler(engine: Any) -> torch.amp.GradScaler | None:
-    """The GradScaler of fp16 autocast at stage 0, which the engine's own count of skipped steps leaves out."""
-    return getattr(engine, "torch_autocast_z0_gradscaler", None)
+def scale_losses(engine: Any, scaler: torch.amp.GradScaler) -> None:
+    """Make an engine at stage 0 scale losses by `scaler` (its own, for fp16 autocast, counts no skipped step)."""
+    engine.torch_autocast_z0_gradscaler = scaler
 
 
-def scale_of(scaler: torch.amp.GradScaler) -> torch.Tensor | None:
-    """The scaler's current scale as a tensor (`get_scale` would synchronise); None before the first step."""
-    return scaler._scale  # type: ignore[attr-defined]
+def autocast_dtype(engine: Any) -> str | None:
+    """`bf16` or `fp16` when the engine runs its forward under torch's autocast, else None."""
+    if not engine.torch_autocast_enabled():
+        return None
+    return {torch.bfloat16: "bf16", torch.float16: "fp16"}[engine.torch_autocast_dtype()]
 
 
 def is_offloaded(engine: Any) -> bool:
@@ -82,9 +92,13 @@ def is_offloaded(engine: Any) -> bool:
     return bool(getattr(wrapper, "cpu_offload", False) or getattr(wrapper, "offload_optimizer", False))
 
 
-def linear_is_replaced() -> bool:
-    """Whether ZeRO-3's version of `torch.nn.functional.linear` is in place."""
-    return torch.nn.functional.linear.__module__.startswith("deepspeed")
+def observed_precision(engine: Any) -> dict[str, str]:
+    """Dtypes that only the engine knows, by the names of the contract."""
+    if not engine.zero_optimization():
+        return {}
+    master = next(getattr(engine.optimizer, name)[0] for name in MASTERS if hasattr(engine.optimizer, name)).dtype
+    dtypes = {"master": master, "gradient_accumulation": engine.get_data_types()[1]}
+    return {name: str(dtype).removeprefix("torch.") for name, dtype in dtypes.items()}
 
 
 def release(engine: Any) -> None:
@@ -95,17 +109,24 @@ def release(engine: Any) -> None:
     if original is not None:
         torch.nn.functional.linear = original
     # While this is set, the next engine of this process would reduce Linear gradients in its dtype.
-    importlib.import_module("deepspeed.runtime.torch_autocast").TORCH_AUTOCAST_INITIALIZED = False
-    groups = importlib.import_module("deepspeed.utils.groups")
+    autocast: Any = importlib.import_module("deepspeed.runtime.torch_autocast")
+    autocast.TORCH_AUTOCAST_INITIALIZED = False
+    groups: Any = importlib.import_module("deepspeed.utils.groups")
     if groups._WORLD_GROUP is not None:
         dist.destroy_process_group(groups._WORLD_GROUP)
         groups._WORLD_GROUP = None
 
 
 def cpu_computes_fp16() -> bool:
-    """What DeepSpeed's CPU accelerator says of fp16, without importing it: whether oneDNN supports it here."""
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", None)
+    """Whether DeepSpeed takes fp16 on this CPU. It asks oneDNN, and so does this, without importing DeepSpeed."""
     try:
-        return bool(supported and supported())
-    except RuntimeError:
+        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    except (AttributeError, RuntimeError):
         return False
+
+
+def can_coalesce_reduction() -> bool:
+    """Whether the installed DeepSpeed can hold gradients back at stages 2 and 3. Read from its source, not imported."""
+    spec = importlib.util.find_spec("deepspeed")
+    engine = Path(spec.origin).parent / "runtime" / "engine.py" if spec and spec.origin else None
+    return engine is not None and "def coalesce_grad_reduction" in engine.read_text()

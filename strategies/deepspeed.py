@@ -6,8 +6,9 @@ DeepSpeed's own are compiled on first use, which this project never does.
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import importlib.util
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,11 +19,13 @@ import torch.distributed as dist
 from . import compat
 from .base import Strategy, TrainStep, Workload
 from .config import Casting, GradSync, TrainConfig
-from .construct import build_on_meta, build_optimizer, materialise_, parameter_groups
-from .deepspeed_config import Plan, build, check_user_config, resolved_offload, resolved_stage
-from .deepspeed_step import DeepSpeedStep, partition_, restore_masters_, verify
-
-NOT_ZERO_OPTIONS = ("stage", "offload", "config")
+from .construct import build_on_meta, build_optimizer, parameter_groups, prepare_process
+from .deepspeed_build import fill_, restore_masters_, verify
+from .deepspeed_config import Plan, resolve_offload, resolve_stage
+from .deepspeed_step import DeepSpeedStep
+from .deepspeed_unmatched import unmatched
+from .deepspeed_user import check_user_config
+from .loss_scaling import LossScaler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,72 +58,107 @@ class DeepSpeed(Strategy):
     stage3_param_persistence_threshold: int | None = None
     stage3_prefetch_bucket_size: int | None = None
 
-    def __post_init__(self) -> None:
-        if self.stage not in (None, 0, 1, 2, 3):
-            raise ValueError(f"stage must be 0, 1, 2 or 3, not {self.stage!r}")
-
-    @property
-    def resolved_stage(self) -> int:
-        """The stage asked for, the JSON's, or 2."""
-        return resolved_stage(self.stage, self.config)
-
     @property
     def casting(self) -> Casting:  # type: ignore[override]  # here it depends on the stage
-        return "engine-cast" if self.resolved_stage else "autocast"
+        return "engine-cast" if self._stage else "autocast"
 
     @property
     def default_grad_sync(self) -> GradSync:  # type: ignore[override]  # here it depends on the stage
-        return "every_micro_batch" if self.resolved_stage > 1 else "last"
+        return "every_micro_batch" if self._stage > 1 else "last"
+
+    @property
+    def _stage(self) -> int:
+        return resolve_stage(self.stage, self.config or {})
 
     def plan(self, config: TrainConfig, world_size: int) -> Plan:
         """What the engine is asked to be in this run."""
-        zero = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name not in NOT_ZERO_OPTIONS and getattr(self, field.name) is not None
-        }
+        zero = {name: value for name, value in self.options().items() if value is not None}
+        for name in ("stage", "offload", "config"):
+            zero.pop(name, None)
+        user = self.config or {}
         return Plan(
             config=config,
             world_size=world_size,
-            stage=self.resolved_stage,
-            offload=resolved_offload(self.offload, self.stage, self.config),
+            stage=self._stage,
+            offload=resolve_offload(self.offload, self.stage, user),
             zero=zero,
-            user=self.config,
+            user=user,
         )
+
+    def contradictions(self, config: TrainConfig, world_size: int) -> list[str]:
+        """One sentence for each thing in the user's JSON that contradicts the run; empty without a JSON."""
+        return check_user_config(self.config or {}, config, world_size, stage=self.stage, offload=self.offload)
 
     def unsupported_reason(self, config: TrainConfig, device_type: str, world_size: int) -> str | None:
         if importlib.util.find_spec("deepspeed") is None:
             return "deepspeed is not installed: pip install deepspeed"
-        contradictions = self.contradictions(config, world_size)
-        if contradictions:
-            return " ".join(contradictions)
+        if self.stage is not None and self.stage not in range(4):
+            return f"stage is one of 0, 1, 2 and 3, not {self.stage!r}"
         plan = self.plan(config, world_size)
-        return _unsupported_offload(plan) or _unsupported_sync(plan) or _unsupported_precision(plan, device_type)
-
-    def contradictions(self, config: TrainConfig, world_size: int) -> list[str]:
-        """One sentence for each thing in the user's JSON that contradicts the run; empty without a JSON."""
-        if self.config is None:
-            return []
-        return check_user_config(self.config, config, world_size, stage=self.stage, offload=self.offload)
+        reasons = (
+            " ".join(self.contradictions(config, world_size)),
+            _unsupported_sync(plan),
+            _unsupported_offload(plan),
+            _unsupported_precision(plan, device_type),
+        )
+        return next(filter(None, reasons), None)
 
     def unmatched(self, config: TrainConfig, device_type: str, world_size: int) -> tuple[str, ...]:
-        if config.profile != "matched":
-            return ()
-        return unmatched_sentences(self.plan(config, world_size))
+        return unmatched(self.plan(config, world_size)) if config.profile == "matched" else ()
 
     def prepare(self, workload: Workload, config: TrainConfig, device: torch.device) -> TrainStep:
         deepspeed = compat.load_deepspeed(device)
         compat.join_process_group(deepspeed, device, config.timeout_seconds)
         plan = self.plan(config, dist.get_world_size())
-        json = build(plan)
         module = build_on_meta(workload, config)
-        if plan.stage == 3:
-            partition_(deepspeed, module, workload, plan, json, device)
-        else:
-            materialise_(module, workload, config, device)
+        fill_(deepspeed, module, workload, plan, device)
         groups = parameter_groups(module.named_parameters(), workload.no_decay_names(module), config.optimizer)
         optimizer = build_optimizer(groups, config.optimizer)
-        engine = deepspeed.initialize(model=module, optimizer=optimizer, config=json)[0]
-        verify(engine, optimizer, plan, json)
-        restore_masters_(deepspeed, engine, workload, config, device)
-        return DeepSpeedStep(deepspeed, engine, optimizer, plan)
+        # It prints what it builds; standard output is for results.
+        with contextlib.redirect_stdout(sys.stderr):
+            engine = deepspeed.initialize(model=module, optimizer=optimizer, config=plan.json)[0]
+        verify(engine, optimizer, plan)
+        if plan.restores_masters:
+            restore_masters_(deepspeed, module, workload, config, device)
+        prepare_process(config)
+        scaler = None if plan.stage else _take_over_stage_0(engine, config, device)
+        return DeepSpeedStep(deepspeed, engine, optimizer, plan, scaler)
+
+
+def _take_over_stage_0(engine: Any, config: TrainConfig, device: torch.device) -> LossScaler | None:
+    """Without ZeRO the engine throws its gradient norm away and counts no skipped step: both are put right here."""
+    compat.keep_clipping_norm(engine)
+    scaler = LossScaler(config, device)
+    if not scaler.is_enabled():
+        return None
+    compat.scale_losses(engine, scaler)
+    return scaler
+
+
+def _unsupported_sync(plan: Plan) -> str | None:
+    config = plan.config
+    if plan.stage < 2 and config.grad_sync == "every_micro_batch" and config.accumulation > 1:
+        return f"DeepSpeed at stage {plan.stage} reduces gradients once per step: use grad_sync=last"
+    if plan.coalesces and not compat.can_coalesce_reduction():
+        return (
+            f"the installed deepspeed reduces gradients on every micro-batch at stage {plan.stage}: "
+            "use grad_sync=every_micro_batch, or upgrade it (pip install -U deepspeed)"
+        )
+    return None
+
+
+def _unsupported_offload(plan: Plan) -> str | None:
+    if plan.offload and plan.stage == 0:
+        return "DeepSpeed offloads what ZeRO shards, and stage 0 shards nothing: use stage 1, 2 or 3"
+    return None
+
+
+def _unsupported_precision(plan: Plan, device_type: str) -> str | None:
+    config = plan.config
+    if config.precision == "fp16-true" and plan.stage > 0:
+        return "ZeRO keeps fp32 masters with fp16 unless DeepSpeedCPUAdam is compiled: use fp16, or stage 0"
+    if config.precision == "bf16-true" and plan.offload:
+        return "offloading bf16 masters needs DeepSpeedCPUAdam, which would have to be compiled: use bf16"
+    if plan.engine_dtype == "fp16" and device_type == "cpu" and not compat.cpu_computes_fp16():
+        return "DeepSpeed takes no fp16 on this CPU (oneDNN does not support it): use bf16, or stage 0"
+    return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,31 +11,33 @@ from torch import Tensor
 from . import compat
 from .base import Batch, TrainStep
 from .deepspeed_config import Plan
+from .loss_scaling import LossScaler
 
 
 class DeepSpeedStep(TrainStep):
-    """Runs the engine's forward, backward and step for each micro-batch; the engine scales the loss itself."""
+    """Runs the engine's forward, backward and step for each micro-batch; the engine itself scales the loss.
 
-    def __init__(self, deepspeed: Any, engine: Any, optimizer: torch.optim.Optimizer, plan: Plan) -> None:
+    Args:
+        optimizer: the torch optimizer inside the engine's.
+        scaler: the loss scaling that the engine was given, if any; at other times it has its own.
+    """
+
+    def __init__(
+        self, deepspeed: Any, engine: Any, optimizer: torch.optim.Optimizer, plan: Plan, scaler: LossScaler | None
+    ) -> None:
         self.module = engine
         self.optimizer = optimizer
         self._deepspeed = deepspeed
         self._engine = engine
-        self._plan = plan
+        self._accumulation = plan.config.accumulation
+        self._coalesces = plan.coalesces
+        self._scaler = scaler
         self._dtype = next(engine.module.parameters()).dtype
-        self._scaler = compat.loss_scaler(engine)
-        self._skipped: Tensor | None = None
-        self._coalesces = plan.stage > 1 and plan.config.grad_sync == "last" and plan.config.accumulation > 1
-        if plan.stage == 0:
-            compat.keep_clipping_norm(engine)
-        if self._coalesces:
-            engine.set_gradient_accumulation_boundary(True)
+        self._device = torch.device(engine.device)
 
     def __call__(self, micro_batches: Sequence[Batch]) -> Tensor:
-        before = compat.scale_of(self._scaler) if self._scaler else None
-        before = before.clone() if before is not None else None
+        assert len(micro_batches) == self._accumulation, "the divisor of the gradient is fixed at construction"
         losses = self._coalesced(micro_batches) if self._coalesces else self._synchronised(micro_batches)
-        self._count_skipped(before)
         return torch.stack(losses).mean()
 
     def _synchronised(self, micro_batches: Sequence[Batch]) -> list[Tensor]:
@@ -51,21 +52,53 @@ class DeepSpeedStep(TrainStep):
         """Gradients stay whole on each rank until the last micro-batch, and are reduced once."""
         with self._engine.coalesce_grad_reduction():
             losses = [self._forward_backward(batch) for batch in micro_batches]
+        self._engine.set_gradient_accumulation_boundary(True)
         self._engine.step()
         return losses
 
     def _forward_backward(self, batch: Batch) -> Tensor:
-        loss: Tensor = self._engine(self._cast(batch))
+        loss: Tensor = self._engine(self._cast(batch)).float()
         self._engine.backward(loss)
-        return loss.detach().float()
+        return loss.detach()
 
     def _cast(self, batch: Batch) -> dict[str, Tensor]:
-        """Floating-point inputs in the dtype of the parameters, as an engine that casts its module needs them."""
+        """Floating-point inputs in the dtype of the parameters, which an engine that casts its module needs."""
         return {name: t.to(self._dtype) if t.is_floating_point() else t for name, t in batch.items()}
 
-    def _count_skipped(self, before: Tensor | None) -> None:
-        """GradScaler lowers its scale exactly when it drops a step; counted on the device, without synchronising."""
-        if self._scaler is None:
-            return
-        after = compat.scale_of(self._scaler)
-        dropped = (after < before).long() if before is not None and after is not None else ...
+    def grad_norm(self) -> Tensor | None:
+        norm = self._engine.get_global_grad_norm()
+        if norm is None:
+            return None
+        return torch.as_tensor(norm, dtype=torch.float32, device=self._device).reshape(())
+
+    def skipped_steps(self) -> int:
+        return self._scaler.skipped_steps() if self._scaler else int(self._engine.skipped_steps)
+
+    def evaluate(self, batch: Batch) -> Tensor:
+        self._engine.eval()
+        with torch.no_grad():
+            loss: Tensor = self._engine(self._cast(batch)).float()
+        self._engine.train()
+        return loss
+
+    def set_learning_rate(self, value: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = value
+
+    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in self._engine.module.named_parameters():
+            yield name, self._whole(parameter).to("cpu", torch.float32, copy=True)
+
+    @torch.no_grad()
+    def _whole(self, parameter: torch.nn.Parameter) -> Tensor:
+        master: Tensor | None = self._deepspeed.utils.safe_get_full_fp32_param(parameter)
+        if master is not None:
+            return master
+        with self._deepspeed.zero.GatheredParameters([parameter]):
+            return parameter.detach().clone()
+
+    def observed_precision(self) -> Mapping[str, str]:
+        return compat.observed_precision(self._engine)
+
+    def close(self) -> None:
+        compat.release(self._engine)
