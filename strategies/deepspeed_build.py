@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from . import compat
 from .base import Workload
 from .config import TrainConfig
-from .construct import initial_value, materialise_, named_state, replace_parameters, stored_dtype
+from .construct import allocate_, initial_value, materialise_, named_state, stored_dtype
 from .deepspeed_config import Plan
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -31,7 +31,7 @@ def _partition_(deepspeed: Any, module: nn.Module, workload: Workload, plan: Pla
     """
     shapes = dict(named_state(module))
     dtype = DTYPES[plan.parameter_dtype]
-    replace_parameters(module, lambda old: torch.empty(0, dtype=stored_dtype(old, dtype), device=device))
+    allocate_(module, lambda old: torch.empty(0, dtype=stored_dtype(old, dtype), device=device))
     for name, tensor in named_state(module):
         tensor.data = initial_value(workload, name, shapes[name], plan.config.seed, device).to(tensor.dtype)
         if isinstance(tensor, nn.Parameter):
