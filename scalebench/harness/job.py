@@ -15,13 +15,15 @@ class Job:
 
     Attributes:
         folder: a private folder of this launch: the ranks meet there (file store) and rank 0 writes its phase there.
-            None under a foreign launcher, whose environment says where to meet.
-        launched_ns: CLOCK_MONOTONIC when the launch began, for start-up times; None under a foreign launcher.
+            None under a foreign launcher, whose environment says where to meet; so are the next two.
+        launched_ns: CLOCK_MONOTONIC when the launch began, for start-up times.
+        launcher_pid: the process whose end is the end of every rank.
     """
 
     run: PlannedRun
     folder: Path | None = None
     launched_ns: int | None = None
+    launcher_pid: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,3 +36,13 @@ class Report:
     unmatched: list[str] = field(default_factory=list)
     parity: ParityFacts | None = None
     contradictions: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankFailure:
+    """How a rank failed: `message` reads `ErrorClass: what happened`; `raised_ns` on the file system's clock."""
+
+    rank: int
+    message: str
+    traceback: str | None = None
+    raised_ns: int = 0

@@ -8,29 +8,35 @@ Nothing listens beyond this process: the agent's own meeting goes through a file
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import multiprocessing
 import multiprocessing.forkserver
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from scalebench.harness import worker
-from scalebench.harness.job import Job, Report
+from scalebench.harness.job import Job, RankFailure, Report
+from scalebench.harness.lifeline import RankProcesses
+from scalebench.harness.worker import PHASE_FILE
 
 StartMethod = Literal["forkserver", "spawn"]
 
 MONITOR_SECONDS = 0.05
+PHASE_POLL_SECONDS = 0.1
 SHUTDOWN_SECONDS = 5
 IMPORT_ENVIRONMENT = {
     # Importing DeepSpeed asks whether CUDA is there; asked through NVML, the answer leaves no CUDA context behind.
@@ -41,12 +47,11 @@ IMPORT_ENVIRONMENT = {
 
 
 class LaunchError(Exception):
-    """Some rank ended badly. `failure` is the first that did."""
+    """Some rank ended badly. `failure` is the cause; what the others ended with follows from it."""
 
-    def __init__(self, failure: ProcessFailure, logs: Path) -> None:
+    def __init__(self, failure: RankFailure) -> None:
         super().__init__(failure.message)
         self.failure = failure
-        self.logs = logs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,20 +69,22 @@ class Launcher:
     preload: tuple[str, ...] = ("scalebench.harness.preload",)
     debug: bool = False
 
-    def launch(self, job: Job, ranks: int, folder: Path) -> list[Report]:
+    def launch(self, job: Job, ranks: int, folder: Path, on_phase: Callable[[str], None]) -> list[Report]:
         """Run `job` on `ranks` fresh processes and return their reports by rank.
 
-        `folder` holds the meeting file, the phase and the ranks' logs. Raises LaunchError for the first rank that ended badly,
+        `on_phase` is told each phase that rank 0 enters, from another thread. `folder` holds the meeting file, the phase and the ranks' logs. Raises LaunchError for the first rank that ended badly,
         KeyboardInterrupt when asked to stop; in every case no process of the run is left.
         """
         config = self._config(ranks, folder)
         with self._environment(), quiet_agent(self.debug):
             self._start_server()
-            job = replace(job, folder=folder, launched_ns=time.monotonic_ns())
+            processes = RankProcesses(folder)
+            job = replace(job, folder=folder, launched_ns=time.monotonic_ns(), launcher_pid=os.getpid())
             try:
-                values: dict[int, Any] = elastic_launch(config, worker.main)(job)
+                with watched_phase(folder, processes, on_phase):
+                    values: dict[int, Any] = elastic_launch(config, worker.main)(job)
             except ChildFailedError as error:
-                raise LaunchError(error.get_first_failure()[1], folder / "logs") from error
+                raise LaunchError(cause_of(error, folder, ranks, processes)) from error
             except SignalException as error:
                 raise KeyboardInterrupt from error
         return [values[rank] for rank in sorted(values)]
@@ -118,6 +125,73 @@ class Launcher:
         if self.start_method == "forkserver":
             multiprocessing.set_forkserver_preload(list(self.preload))
             multiprocessing.forkserver.ensure_running()
+
+
+def cause_of(error: ChildFailedError, folder: Path, ranks: int, processes: RankProcesses) -> RankFailure:
+    """The failure that came first.
+
+    The agent reports the lowest rank among those it finds dead, but a killed rank says nothing while its neighbours raise
+    connection errors: a signal other than the agent's own SIGTERM goes before any exception, the earliest exception before
+    the rest.
+    """
+    for rank in range(ranks):
+        code = processes.exit_code(rank)
+        if code is not None and code < 0 and code != -signal.SIGTERM and not error_file(folder, rank):
+            return RankFailure(rank=rank, message=f"Killed: by signal {-code} ({signal.Signals(-code).name})")
+    raised = [failure for rank in range(ranks) if (failure := read_failure(folder, rank))]
+    if raised:
+        return min(raised, key=lambda failure: failure.raised_ns)
+    reported = error.get_first_failure()[1]
+    return RankFailure(rank=reported.local_rank, message=exit_message(reported.exitcode))
+
+
+def exit_message(code: int) -> str:
+    """`Killed: ...` or `Exited: ...` for an exit code."""
+    return f"Killed: by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"Exited: with code {code}"
+
+
+def error_file(folder: Path, rank: int) -> Path | None:
+    """The file in which `rank` left its exception, if it raised one."""
+    return next(folder.glob(f"logs/*/attempt_0/{rank}/error.json"), None)
+
+
+def read_failure(folder: Path, rank: int) -> RankFailure | None:
+    """What `rank` raised, as the agent's error file has it."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        file = error_file(folder, rank) or folder / "none"
+        content = json.loads(file.read_text())["message"]
+        return RankFailure(
+            rank=rank,
+            message=content["message"],
+            traceback=content["extraInfo"]["py_callstack"],
+            raised_ns=file.stat().st_mtime_ns,
+        )
+    return None
+
+
+@contextlib.contextmanager
+def watched_phase(folder: Path, processes: RankProcesses, report: Callable[[str], None]) -> Iterator[None]:
+    """While inside, tell `report` each phase that rank 0 notes in `folder`; remember the ranks' processes at the first."""
+    done = threading.Event()
+
+    def watch() -> None:
+        last = ""
+        while not done.wait(PHASE_POLL_SECONDS):
+            with contextlib.suppress(OSError):
+                phase = (folder / PHASE_FILE).read_text()
+                if phase and phase != last:
+                    if not last:
+                        processes.remember()
+                    report(phase)
+                    last = phase
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
 
 
 @contextlib.contextmanager

@@ -35,17 +35,20 @@ def run_steps(
     count: int,
     clock: Clock,
     *,
+    ready: Callable[[], None] = lambda: None,
     at: dict[int, Callable[[], None]] | None = None,
 ) -> Timeline:
     """Run `count` optimizer steps and return their timeline.
 
     Args:
+        ready: called last before the clock starts: the barrier that gives all ranks a common start.
         at: callables to run once, just before the mark that ends step number `key - 1`, that is between step `key - 1` and
             step `key`; their (microseconds of) host time count to step `key - 1`.
     """
     timeline = Timeline()
     hooks = at or {}
     with collection_paused():
+        ready()
         timeline.start_ns = clock.start()
         for index in range(1, count + 1):
             asked = time.monotonic_ns()

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import traceback
 from dataclasses import dataclass, field
-from pathlib import Path
-
-from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from scalebench.errors import UnsupportedError
-from scalebench.harness.job import Report
+from scalebench.harness.job import RankFailure, Report
 from scalebench.records.record import ErrorFacts, Status
 
 OOM_SIGNS = ("out of memory", "can't allocate memory", "MemoryError", "bad_alloc", "Cannot allocate memory")
@@ -35,10 +31,9 @@ def success_outcome(reports: list[Report]) -> Outcome:
     return Outcome(status="ok", reports=reports)
 
 
-def failure_outcome(failure: ProcessFailure) -> Outcome:
-    """The outcome that the first failing rank's error stands for."""
-    message, trace = failure_message(failure)
-    return error_outcome(failure.local_rank, message, trace)
+def failure_outcome(failure: RankFailure) -> Outcome:
+    """The outcome that the causing rank's failure stands for."""
+    return error_outcome(failure.rank, failure.message, failure.traceback)
 
 
 def exception_outcome(error: Exception, rank: int) -> Outcome:
@@ -56,16 +51,3 @@ def error_outcome(rank: int, message: str, trace: str | None) -> Outcome:
     if any(sign in message for sign in OOM_SIGNS):
         return Outcome(status="oom", reason=error.message, error=error)
     return Outcome(status="failed", reason=f"rank {rank}: {error.kind}: {error.message}", error=error)
-
-
-def failure_message(failure: ProcessFailure) -> tuple[str, str | None]:
-    """(message, traceback) of a failed process: from its error file, else its exit code or signal."""
-    try:
-        content = json.loads(Path(failure.error_file).read_text())["message"]
-    except (OSError, ValueError, KeyError):
-        if failure.exitcode < 0:
-            return f"Killed: by signal {-failure.exitcode} ({failure.signal_name()})", None
-        return f"Exited: with code {failure.exitcode}", None
-    if isinstance(content, str):
-        return content, None
-    return content["message"], content.get("extraInfo", {}).get("py_callstack")

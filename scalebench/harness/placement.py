@@ -72,10 +72,10 @@ def process_group(spec: RunSpec, place: Place, folder: Path | None, needed: bool
         timeout=timedelta(seconds=spec.timeout_seconds),
         device_id=place.device if spec.device == "cuda" else None,
     )
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    yield
+    # Left alone on an exception: the process ends anyway, and a neighbour that saw its group torn down would seem to have
+    # failed first.
+    dist.destroy_process_group()
 
 
 def barrier(device: torch.device) -> None:

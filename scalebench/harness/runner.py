@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import shutil
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,14 +18,11 @@ from scalebench.harness import worker
 from scalebench.harness.job import Job
 from scalebench.harness.launcher import IMPORT_ENVIRONMENT, Launcher, LaunchError, StartMethod, private_folder
 from scalebench.harness.outcome import Outcome, exception_outcome, failure_outcome, success_outcome
-from scalebench.harness.worker import PHASE_FILE
 from scalebench.machine import detect
 from scalebench.records.environment import collect, debug_variables_set
 from scalebench.records.record import Record
 from scalebench.records.store import require_writable, write_record
 from scalebench.spec import PlannedRun, RunSpec
-
-PHASE_POLL_SECONDS = 0.2
 
 
 class Progress(Protocol):
@@ -95,8 +90,7 @@ class Session:
         """Launch one run and store its record, whatever became of it."""
         started = datetime.now(UTC)
         with private_folder() as folder:
-            with watched_phase(folder, phase):
-                outcome = self._attempt(run, folder)
+            outcome = self._attempt(run, folder, phase)
             log = self._keep_log(run, folder) if outcome.status != "ok" or self._debug else None
         return self.keep(run, outcome, order=index, started=started, log=log)
 
@@ -114,12 +108,12 @@ class Session:
         record = self._record(order, run, outcome, log, started or ended, ended)
         return record, self._store(record)
 
-    def _attempt(self, run: PlannedRun, folder: Path) -> Outcome:
+    def _attempt(self, run: PlannedRun, folder: Path, phase: Callable[[str], None]) -> Outcome:
         reason = unsupported_reason(run.spec)
         if reason:
             return Outcome(status="unsupported", reason=reason)
         try:
-            reports = self._launcher.launch(Job(run=run), run.spec.world_size, folder)
+            reports = self._launcher.launch(Job(run=run), run.spec.world_size, folder, phase)
         except LaunchError as error:
             return failure_outcome(error.failure)
         except KeyboardInterrupt:
@@ -200,26 +194,3 @@ def preload_for(runs: Sequence[PlannedRun]) -> tuple[str, ...]:
     """What the fork server imports for these runs."""
     needs = {strategies.strategy_class(run.spec.strategy).needs for run in runs}
     return ("scalebench.harness.preload", *(["scalebench.harness.preload_deepspeed"] if "deepspeed" in needs else []))
-
-
-@contextlib.contextmanager
-def watched_phase(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
-    """While inside, tell `report` each phase that rank 0 notes in `folder`."""
-    done = threading.Event()
-
-    def watch() -> None:
-        last = ""
-        while not done.wait(PHASE_POLL_SECONDS):
-            with contextlib.suppress(OSError):
-                phase = (folder / PHASE_FILE).read_text()
-                if phase and phase != last:
-                    report(phase)
-                    last = phase
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        done.set()
-        watcher.join()

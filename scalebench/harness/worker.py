@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import record as record_er
 from scalebench import data, strategies, workloads
 from scalebench.errors import UnsupportedError
 from scalebench.harness.job import Job, Report
+from scalebench.harness.lifeline import announce, follow
 from scalebench.harness.loop import Timeline, run_steps
 from scalebench.harness.placement import Place, barrier, process_group, take_place
 from scalebench.meters.clock import Clock, clock_for
@@ -40,6 +42,9 @@ def work(job: Job, *, gather: bool = False) -> list[Report]:
     started_ns = time.monotonic_ns()
     spec = job.run.spec
     place = take_place(spec)
+    if job.folder and job.launcher_pid:
+        follow(job.launcher_pid)
+        announce(job.folder, place.rank)
     strategy = strategies.create(spec.strategy, spec.strategy_options)
     reason = strategy.unsupported_reason(spec.train_config(), spec.device, place.world_size)
     if reason:
@@ -79,10 +84,10 @@ def measure(spec: RunSpec, strategy: Strategy, place: Place, phase: Phase, stage
     stages.end("data")
     step = strategy.prepare(workload, spec.train_config(), place.device)
     stages.end("prepare")
+    ready = partial(barrier, place.device)
     window = Window(spec, place, phase)
-    barrier(place.device)
     clock = clock_for(place.device)
-    timeline = run_steps(step, batches, spec.warmup_steps + spec.steps, clock, at=window.hooks())
+    timeline = run_steps(step, batches, spec.warmup_steps + spec.steps, clock, ready=ready, at=window.hooks())
     window.close()
     stages.mark("first_step", timeline.step_end_ns[0])
     memory = read_peaks(place.device, resident_before).model_copy(update=held_bytes(step))

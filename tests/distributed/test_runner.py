@@ -1,0 +1,176 @@
+"""Real runs through the runner: what is recorded, what listens, what is left when a rank is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+
+from scalebench.harness.runner import execute
+from scalebench.records.record import Record
+from scalebench.records.store import load_records
+from scalebench.spec import PlannedRun, RunSpec
+
+pytestmark = pytest.mark.distributed
+
+ROOT = Path(__file__).parents[2]
+
+
+def tiny(strategy: str = "ddp", world_size: int = 2, **changes: object) -> RunSpec:
+    cores = len(os.sched_getaffinity(0))
+    fields: dict[str, object] = {
+        "workload": "gpt", "size": "tiny", "data": "synthetic", "strategy": strategy, "device": "cpu",
+        "world_size": world_size, "threads_per_rank": 1, "cores_per_rank": 1 if world_size <= cores else None,
+        "micro_batch": 2, "warmup_steps": 2, "steps": 5,
+    }  # fmt: skip
+    return RunSpec.model_validate(fields | changes)
+
+
+class Watcher:
+    """Does something, once, when the run reaches a phase."""
+
+    def __init__(self, at: str = "", action: Callable[[], None] = lambda: None) -> None:
+        self.at, self.action = at, action
+
+    def session_started(self, runs: Sequence[PlannedRun]) -> None: ...
+    def run_started(self, index: int, run: PlannedRun) -> None: ...
+    def run_ended(self, index: int, record: Record, path: Path) -> None: ...
+
+    def phase(self, index: int, phase: str) -> None:
+        if phase == self.at:
+            self.action()
+
+
+def ranks_of_this_process() -> list[psutil.Process]:
+    """Processes below the fork server (and any spawned directly), the server itself and trackers left out."""
+    own = psutil.Process()
+    return [
+        p
+        for p in own.children(recursive=True)
+        if "forkserver" not in " ".join(p.cmdline()) or p.parent() != own
+        if "resource_tracker" not in " ".join(p.cmdline())
+    ]
+
+
+def run_one(spec: RunSpec, results: Path, watcher: Watcher | None = None, start_method: str = "forkserver") -> Record:
+    ((record, path),) = execute(
+        [PlannedRun(spec=spec)],
+        results=results,
+        progress=watcher or Watcher(),
+        start_method=start_method,  # type: ignore[arg-type]
+    )
+    assert load_records(path).records == [record], "what is returned is what is on disk"
+    return record
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+def test_a_run_leaves_a_record_of_every_step_of_every_rank(tmp_path: Path, start_method: str) -> None:
+    record = run_one(tiny(), tmp_path, start_method=start_method)
+    assert (record.status, record.reason) == ("ok", None)
+    assert [facts.rank for facts in record.ranks] == [0, 1]
+    assert len({facts.pid for facts in record.ranks} | {os.getpid()}) == 3, "fresh processes"
+    for facts in record.ranks:
+        boundaries = [facts.start_ns, *facts.step_end_ns]
+        assert len(facts.step_end_ns) == len(facts.losses) == 7
+        assert boundaries == sorted(boundaries)
+        assert facts.threads == 1
+        assert facts.affinity is not None
+        assert len(facts.affinity) == 1
+    first, second = record.ranks
+    assert first.affinity != second.affinity
+    assert first.losses != second.losses, "each rank has its own samples"
+    latest_start = max(first.start_ns, second.start_ns)
+    assert latest_start < min(first.step_end_ns[0], second.step_end_ns[0]), "one clock, one start"
+    assert ranks_of_this_process() == []
+
+
+def test_the_same_seed_gives_the_same_losses_and_another_does_not(tmp_path: Path) -> None:
+    losses = [run_one(tiny("single", 1, seed=seed), tmp_path).ranks[0].losses for seed in (1, 1, 2)]
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
+
+
+@pytest.mark.parametrize("phase", ["warm-up", "measuring"])
+def test_a_killed_rank_ends_the_run_as_failed_and_leaves_nothing(tmp_path: Path, phase: str) -> None:
+    watcher = Watcher(phase, lambda: ranks_of_this_process()[-1].send_signal(signal.SIGKILL))
+    record = run_one(tiny(warmup_steps=100, steps=10_000), tmp_path, watcher)
+    assert record.status == "failed"
+    assert record.reason is not None
+    assert "signal 9" in record.reason
+    assert ranks_of_this_process() == []
+    assert run_one(tiny(), tmp_path).status == "ok", "the next run starts clean"
+
+
+def test_an_interrupt_is_recorded_and_ends_the_session(tmp_path: Path) -> None:
+    watcher = Watcher("measuring", lambda: os.kill(os.getpid(), signal.SIGINT))
+    runs = [PlannedRun(spec=tiny(steps=100_000)), PlannedRun(spec=tiny())]
+    finished = execute(runs, results=tmp_path, progress=watcher)
+    assert [record.status for record, _ in finished] == ["interrupted"]
+    assert ranks_of_this_process() == []
+
+
+def test_nothing_listens_beyond_loopback(tmp_path: Path) -> None:
+    seen: set[str] = set()
+
+    def look() -> None:
+        for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+            for connection in process.net_connections("inet"):
+                if connection.status == psutil.CONN_LISTEN:
+                    seen.add(connection.laddr.ip)
+
+    assert run_one(tiny(steps=50), tmp_path, Watcher("measuring", look)).status == "ok"
+    assert seen <= {"127.0.0.1", "::1"}
+    assert seen, "gloo's ranks listen for each other: if nothing was seen, the look came too late"
+
+
+ONE_RUN = """
+import sys
+from pathlib import Path
+from tests.distributed.test_runner import run_one, tiny
+if __name__ == "__main__":
+    print(run_one(tiny(steps=20), Path(sys.argv[1])).status)
+"""
+
+
+def test_four_sessions_at_once_never_collide(tmp_path: Path) -> None:
+    script = tmp_path / "one_run.py"
+    script.write_text(ONE_RUN)
+    command = [sys.executable, str(script), str(tmp_path / "results")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    sessions = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    outputs = [session.communicate(timeout=200) for session in sessions]
+    assert [out.strip() for out, _ in outputs] == ["ok"] * 4, outputs
+    loaded = load_records(tmp_path / "results")
+    assert len(loaded.records) == 4
+    assert not loaded.damaged
+
+
+def test_a_parent_killed_without_warning_takes_its_ranks_along(tmp_path: Path) -> None:
+    script = tmp_path / "one_run.py"
+    script.write_text(ONE_RUN.replace("steps=20", "steps=1_000_000"))
+    session = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    parent = psutil.Process(session.pid)
+    deadline = time.monotonic() + 120
+    while len(parent.children(recursive=True)) < 4 and time.monotonic() < deadline:
+        threading.Event().wait(0.2)
+    family = parent.children(recursive=True)
+    session.kill()
+    session.wait()
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive, [process.cmdline() for process in alive]
