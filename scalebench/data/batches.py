@@ -1,4 +1,4 @@
-"""From samples to the micro-batches of one optimizer step, on the device, with little work on the clock."""
+"""From samples to the micro-batches of each optimizer step, on the device, with little work on the clock."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from scalebench.data.sampler import GlobalBatchSampler
 from scalebench.strategies.base import Batch
 from scalebench.workloads.base import SampleSource
 
+FETCHED_SAMPLES = 64
+"""About how many samples are fetched at once: enough that the cost of a fetch, spread over its steps, all but vanishes."""
+
 
 def loader(
     source: SampleSource,
@@ -28,23 +31,35 @@ def loader(
 ) -> Iterator[list[Batch]]:
     """Endless: each item is the list of this rank's `accumulation` micro-batches of one optimizer step, on `device`.
 
-    Epochs follow each other, each with its own permutation (see GlobalBatchSampler). With `num_workers` processes
-    samples are fetched ahead by torch's DataLoader. On CUDA the copies come from pinned memory, one step ahead, on a
-    stream of their own. Raises UserError, here and not at the first item, when the data is smaller than a global batch.
-
+    Epochs follow each other, each with its own permutation (see GlobalBatchSampler). Samples of several steps are fetched
+    at once, with `num_workers` ahead of time by processes of torch's DataLoader. On CUDA they are copied from pinned
+    memory on a stream of their own, one fetch, and so at least one step, ahead. Raises UserError, here and not at the
+    first item, when the data is smaller than one global batch.
     """
     sampler = GlobalBatchSampler(
         len(source), micro_batch=micro_batch, accumulation=accumulation, rank=rank, world_size=world_size, seed=seed
     )
-    steps = _fetched(source, sampler, num_workers)
+    fetches = _fetched(source, _grouped(sampler), num_workers)
     if device.type == "cuda":
-        steps = _prefetched(steps, device)
-    return (_split(step, micro_batch) for step in steps)
+        fetches = _prefetched(fetches, device)
+    return _steps(fetches, micro_batch, accumulation)
 
 
-def _fetched(source: SampleSource, sampler: GlobalBatchSampler, num_workers: int) -> Iterator[Mapping[str, Tensor]]:
-    """All samples of a step as one batch on the CPU, step after step without end."""
-    indices = _endless(sampler)
+def _grouped(sampler: GlobalBatchSampler) -> Iterator[Tensor]:
+    """The indices of as many whole steps as make one fetch, epoch after epoch."""
+    steps = itertools.chain.from_iterable(_epochs(sampler))
+    while True:
+        yield torch.cat(list(itertools.islice(steps, max(1, FETCHED_SAMPLES // sampler.per_rank))))
+
+
+def _epochs(sampler: GlobalBatchSampler) -> Iterator[GlobalBatchSampler]:
+    for epoch in itertools.count():
+        sampler.set_epoch(epoch)
+        yield sampler
+
+
+def _fetched(source: SampleSource, indices: Iterator[Tensor], num_workers: int) -> Iterator[Mapping[str, Tensor]]:
+    """The samples at each of `indices` as one batch on the CPU."""
     if not num_workers:
         return map(source.__getitems__, indices)
     generator = torch.Generator()  # its own, so that starting workers leaves the global random state alone
@@ -52,35 +67,33 @@ def _fetched(source: SampleSource, sampler: GlobalBatchSampler, num_workers: int
     return iter(workers(source, batch_sampler=indices, num_workers=num_workers, collate_fn=_whole, generator=generator))
 
 
-def _endless(sampler: GlobalBatchSampler) -> Iterator[Tensor]:
-    for epoch in itertools.count():
-        sampler.set_epoch(epoch)
-        yield from sampler
-
-
 def _whole(batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The source already made a batch: nothing to collate."""
     return batch
 
 
-def _split(step: Mapping[str, Tensor], micro_batch: int) -> list[Batch]:
-    parts = zip(*(torch.split(tensor, micro_batch) for tensor in step.values()), strict=True)
-    return [dict(zip(step, part, strict=True)) for part in parts]
+def _steps(fetches: Iterator[Mapping[str, Tensor]], micro_batch: int, accumulation: int) -> Iterator[list[Batch]]:
+    """Cut each fetch into micro-batches (views) and these into steps."""
+    for fetch in fetches:
+        parts = zip(*(torch.split(tensor, micro_batch) for tensor in fetch.values()), strict=True)
+        micro_batches: list[Batch] = [dict(zip(fetch, part, strict=True)) for part in parts]
+        for start in range(0, len(micro_batches), accumulation):
+            yield micro_batches[start : start + accumulation]
 
 
-def _prefetched(steps: Iterator[Mapping[str, Tensor]], device: torch.device) -> Iterator[Mapping[str, Tensor]]:
-    """`steps` on a CUDA device; while one is used the next is already being copied."""
+def _prefetched(fetches: Iterator[Mapping[str, Tensor]], device: torch.device) -> Iterator[Mapping[str, Tensor]]:
+    """`fetches` on a CUDA device; while one is used the next is already being copied."""
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
-    def copied(step: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def copied(fetch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         with torch.cuda.stream(stream):
-            return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in step.items()}
+            return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in fetch.items()}
 
-    ahead = copied(next(steps))
-    for step in steps:
+    ahead = copied(next(fetches))
+    for fetch in fetches:
         current = torch.cuda.current_stream(device)
         current.wait_stream(stream)
         for tensor in ahead.values():
-            tensor.record_stream(current)
-        ready, ahead = ahead, copied(step)
+            tensor.record_stream(current)  # its memory is not reused while steps on this stream still read it
+        ready, ahead = ahead, copied(fetch)
         yield ready
