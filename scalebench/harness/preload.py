@@ -6,8 +6,12 @@ import torch._dynamo
 import torch.distributed.fsdp
 import torch.distributed.tensor  # noqa: F401
 
+import scalebench.data.batches
 import scalebench.harness.worker
 import scalebench.strategies.ddp
 import scalebench.strategies.fsdp
+import scalebench.strategies.fsdp1
 import scalebench.strategies.single
 import scalebench.workloads.gpt  # noqa: F401
+
+# torch._dynamo: torch.optim and checkpointing import it on first use, which takes over a second.
