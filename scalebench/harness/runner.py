@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from scalebench import strategies
+from scalebench import strategies, workloads
+from scalebench.data.sampler import GlobalBatchSampler
 from scalebench.errors import UserError
 from scalebench.harness import worker
 from scalebench.harness.job import Job
@@ -39,9 +40,10 @@ def execute(
 ) -> list[tuple[Record, Path]]:
     """Run everything planned, in order, and return the records with their paths. Every record is on disk before the next run.
 
-    A run that is interrupted (Ctrl-C) is recorded as such and ends the session. Raises UserError when `results` cannot be
-    written, before anything is measured.
+    A run that is interrupted (Ctrl-C) is recorded as such and ends the session. Raises UserError, before anything is measured,
+    when `results` cannot be written or the data of some run cannot be read or does not fill one global batch.
     """
+    check_data(runs)
     session = Session(results, runs, start_method)
     progress.session_started(runs)
     finished: list[tuple[Record, Path]] = []
@@ -174,6 +176,16 @@ class Session:
                 f"cannot write into '{self.folder}': {error.strerror}. This run's record was saved as {rescued}; "
                 "make room or permit writing, move it there, and go on with the remaining cells."
             ) from error
+
+
+def check_data(runs: Sequence[PlannedRun]) -> None:
+    """Read (and so prepare, once, off the clock) the data of every run. Raises UserError for data that will not do."""
+    for spec in {run.spec for run in runs}:
+        workload = workloads.create(spec.workload, spec.size, spec.workload_options)
+        samples = len(workload.samples(spec.data, spec.seed))
+        GlobalBatchSampler(
+            samples, micro_batch=spec.micro_batch, accumulation=spec.accumulation, world_size=spec.world_size
+        )
 
 
 def unsupported_reason(spec: RunSpec) -> str | None:

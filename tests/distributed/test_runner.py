@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from scalebench.errors import UserError
 from scalebench.harness.runner import execute
 from scalebench.records.record import Record
 from scalebench.records.store import load_records
@@ -174,3 +175,13 @@ def test_a_parent_killed_without_warning_takes_its_ranks_along(tmp_path: Path) -
     session.wait()
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive, [process.cmdline() for process in alive]
+
+
+def test_data_that_will_not_do_is_said_before_anything_runs(tmp_path: Path) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("too short")
+    with pytest.raises(UserError, match="--data"):
+        run_one(tiny(data=f"text:{short}"), tmp_path / "results")
+    with pytest.raises(UserError, match="global batch"):
+        run_one(tiny(micro_batch=10**9), tmp_path / "results")
+    assert not list(tmp_path.glob("results/*/*.json"))
