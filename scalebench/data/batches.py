@@ -15,7 +15,7 @@ from scalebench.strategies.base import Batch
 from scalebench.workloads.base import SampleSource
 
 FETCHED_SAMPLES = 64
-"""About how many samples are fetched at once: enough that the cost of a fetch, spread over its steps, all but vanishes."""
+"""About how many samples are fetched at once, so that the cost of a fetch, spread over its steps, all but vanishes."""
 
 
 def loader(
@@ -31,10 +31,10 @@ def loader(
 ) -> Iterator[list[Batch]]:
     """Endless: each item is the list of this rank's `accumulation` micro-batches of one optimizer step, on `device`.
 
-    Epochs follow each other, each with its own permutation (see GlobalBatchSampler). Samples of several steps are fetched
-    at once, with `num_workers` ahead of time by processes of torch's DataLoader. On CUDA they are copied from pinned
-    memory on a stream of their own, one fetch, and so at least one step, ahead. Raises UserError, here and not at the
-    first item, when the data is smaller than one global batch.
+    Epochs follow each other, each with its own permutation (see GlobalBatchSampler). Samples of several steps are
+    fetched at once, with `num_workers` ahead of time by processes of torch's DataLoader. On CUDA they are copied from
+    pinned memory on a stream of their own, one fetch, and so at least one step, ahead. Raises UserError, at once and
+    not at the first item, when the data is smaller than one global batch.
     """
     sampler = GlobalBatchSampler(
         len(source), micro_batch=micro_batch, accumulation=accumulation, rank=rank, world_size=world_size, seed=seed

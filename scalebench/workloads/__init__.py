@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -113,7 +114,8 @@ def _checked(base: Config, name: str, value: Scalar) -> Any:
     if name not in defaults:
         raise unknown_name("option of the workload", name, defaults)
     kind = type(defaults[name])
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or kind(value) != value:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not (whole or (kind is float and isinstance(value, float) and math.isfinite(value))):
         wanted = "a whole number" if kind is int else "a number"
         raise UserError(f"workload.{name} is {value!r}; give {wanted}, e.g. --set workload.{name}={defaults[name]}.")
     return kind(value)

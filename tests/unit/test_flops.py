@@ -1,0 +1,48 @@
+"""The FLOP formulas against torch's counter, PaLM's closed form and a count by hand."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from scalebench import workloads
+from scalebench.theory.flops import attention_flops_per_token, gpt_flops_per_sample, gpt_matmul_parameters
+
+SHAPES = [
+    ("tiny", {}, 2),
+    ("124m", {}, 1),
+    ("350m", {"num_layers": 3, "vocab_size": 1000}, 2),
+    ("1.3b", {"num_layers": 2}, 1),
+]
+
+
+@pytest.mark.parametrize(("size", "options", "micro_batch"), SHAPES)
+def test_formula_agrees_with_torchs_counter(size, options, micro_batch):
+    workload = workloads.create("gpt", size, options)
+    shape = (micro_batch, workload.items_per_sample)
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        batch = {name: torch.empty(shape, dtype=torch.int64) for name in ("tokens", "targets")}
+        workload.build()(batch).backward()
+    assert counter.get_total_flops() == pytest.approx(micro_batch * workload.flops_per_sample(), rel=0.02)
+
+
+def test_formula_is_palms_for_gpt_2_small():
+    # PaLM, appendix B: 6 N + 12 L H Q T per token; N of GPT-2 small without positions, norms and biases.
+    weights = 12 * (4 * 768 * 768 + 2 * 768 * 3072) + 50257 * 768
+    per_token = 6 * weights + 12 * 12 * 12 * 64 * 1024
+    shape = {"num_layers": 12, "hidden_size": 768, "vocab_size": 50257}
+    assert gpt_matmul_parameters(**shape) == weights
+    assert gpt_flops_per_sample(**shape, context_length=1024) == 1024 * per_token
+
+
+def test_causal_attention_counts_the_keys_each_query_may_see():
+    length, width = 7, 8
+    products = sum(2 * 2 * width for query in range(length) for key in range(length) if key <= query)
+    per_token = attention_flops_per_token(num_layers=1, hidden_size=width, context_length=length, causal=True)
+    assert per_token * length == products
+
+
+def test_causal_attention_saves_nothing_but_attention():
+    workload = workloads.create("gpt", "124m")
+    saved = workload.flops_per_sample() - workload.flops_per_sample(causal=True)
+    full = 3 * 1024 * attention_flops_per_token(num_layers=12, hidden_size=768, context_length=1024)
+    assert saved == pytest.approx(full / 2, rel=1e-3)
