@@ -1,1 +1,1 @@
-"""Pure functions from records to what people ask: throughput, speedup, efficiency, rankings."""
+"""Everything derived from records, as pure functions of them: step times, cells, scaling, precision, the DataFrame."""

@@ -1,1 +1,7 @@
-"""Markdown tables and plots made from the analysis."""
+"""What people read: the answer, the tables, the plots, the report."""
+
+from __future__ import annotations
+
+from .answers import answer
+
+__all__ = ["answer"]

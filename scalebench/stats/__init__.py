@@ -1,1 +1,1 @@
-"""Intervals, ratios and rankings: pure functions of numbers."""
+"""Pure statistics: intervals of cells and of ratios of cells, and which cell is best."""

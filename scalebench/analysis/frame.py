@@ -1,0 +1,110 @@
+"""Records as a pandas DataFrame: one row per record, units in the columns' names."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from scalebench.records.record import Contract, Record
+from scalebench.records.store import load_records
+
+from .cells import machine, not_measured_because, ordered
+from .memory import KINDS, largest
+from .steps import data_wait_share, foreign_cpu_cores, window
+
+
+def load(path: str | Path = "results/") -> pd.DataFrame:
+    """Every record under `path` (a results folder, or one file), one row each, in the order they ran.
+
+    Columns: the spec's fields; the record's identity and outcome; derived figures with their units in their names
+    (docs/metrics.md gives each formula); the observed contract as `contract_*`; the machine as `environment_*`. Unknown
+    is NA. Damaged files are named in a warning and left out. Raises UserError when `path` does not exist.
+    """
+    found = load_records(Path(path))
+    if found.damaged:
+        listed = "; ".join(f"{file}: {reason}" for file, reason in found.damaged)
+        warnings.warn(f"{len(found.damaged)} damaged file(s) left out: {listed}", stacklevel=2)
+    return to_frame(found.records)
+
+
+def to_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """One row per record; see `load` for the columns."""
+    return pd.DataFrame([_row(record) for record in ordered(records)]).convert_dtypes()
+
+
+def _row(record: Record) -> dict[str, object]:
+    return {
+        **_identity(record),
+        **_spec(record),
+        **_time(record),
+        **{f"{kind}_bytes": largest(record, kind) for kind in KINDS},
+        **_training(record),
+        **_contract(record),
+        **{f"environment_{name}": _plain(value) for name, value in machine(record).items()},
+    }
+
+
+def _identity(record: Record) -> dict[str, object]:
+    not_measured = not_measured_because(record) if record.kind == "run" and record.status == "ok" else None
+    return {
+        "session": record.session,
+        "kind": record.kind,
+        "repeat": record.repeat,
+        "order": record.order,
+        "started_at": record.started_at,
+        "status": record.status,
+        "reason": record.reason,
+        "not_measured_because": not_measured,
+        "cell_id": record.spec.cell_id,
+        "method": record.method,
+    }
+
+
+def _spec(record: Record) -> dict[str, object]:
+    fields = {name: _plain(value) for name, value in record.spec.model_dump(mode="json").items()}
+    return {**fields, "global_batch": record.spec.global_batch}
+
+
+def _time(record: Record) -> dict[str, object]:
+    measured = window(record)
+    steps = measured.step_seconds if measured else None
+    rate = measured.items_per_second if measured else None
+    return {
+        "item": record.workload.item if record.workload else None,
+        "throughput_items_per_second": rate,
+        "throughput_per_rank_items_per_second": None if rate is None else rate / record.spec.world_size,
+        "window_seconds": measured.wall_seconds if measured else None,
+        "step_median_seconds": None if steps is None else float(np.median(steps)),
+        "step_p95_seconds": None if steps is None else float(np.quantile(steps, 0.95)),
+        "step_max_seconds": None if steps is None else float(steps.max()),
+        "data_wait_share": data_wait_share(record),
+        "foreign_cpu_cores": foreign_cpu_cores(record),
+        "run_wall_seconds": record.wall_seconds,
+    }
+
+
+def _training(record: Record) -> dict[str, object]:
+    last = [rank.losses[-1] for rank in record.ranks if rank.losses]
+    return {
+        "parameter_count": record.workload.parameters if record.workload else None,
+        "data_sha256": record.workload.data_sha256 if record.workload else None,
+        "final_loss": float(np.mean(last)) if last else None,
+        "skipped_steps": max((rank.skipped_steps for rank in record.ranks), default=None),
+        "parity_passed": record.parity.passed if record.parity else None,
+        "unmatched": _plain(record.unmatched),
+    }
+
+
+def _contract(record: Record) -> dict[str, object]:
+    facts = record.contract.model_dump(mode="json") if record.contract else dict.fromkeys(Contract.model_fields)
+    return {f"contract_{name}": _plain(value) for name, value in facts.items()}
+
+
+def _plain(value: object) -> object:
+    """Lists and mappings as JSON text, so that every column can be grouped by."""
+    return json.dumps(value, sort_keys=True) if isinstance(value, (dict, list, tuple)) else value

@@ -1,0 +1,193 @@
+"""Experiments: the cells that answer one question together, whatever their strategy, ranks and precision."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from scalebench.analysis.cells import (
+    BATCH_FIELDS,
+    NOT_A_SETTING,
+    PRECISION_FIELDS,
+    STRATEGY_FIELDS,
+    Cell,
+    cells,
+    machine,
+)
+from scalebench.records.record import Record
+from scalebench.spec import RunSpec
+from scalebench.strategies import BUILTIN
+from scalebench.strategies.config import PRECISIONS
+
+FREE_FIELDS = STRATEGY_FIELDS | PRECISION_FIELDS | BATCH_FIELDS | {"world_size"}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Experiment:
+    """Cells of one workload, data, machine, batch and way of scaling, in the order tables show them.
+
+    Attributes:
+        title: what it is, unique within a report.
+        slug: the title's first part for file names, unique within a report.
+        names: each cell's strategy, with the options that tell it from another cell of the same strategy.
+    """
+
+    title: str
+    slug: str
+    cells: list[Cell]
+    names: dict[Cell, str]
+
+    @property
+    def unit(self) -> str:
+        """What a rank is: `GPU` or `process`."""
+        return rank_word(self.cells[0].spec)
+
+    @property
+    def measured(self) -> list[Cell]:
+        """The cells with figures."""
+        return [cell for cell in self.cells if cell.measured]
+
+    def groups(self) -> list[list[Cell]]:
+        """The cells of one number of ranks and one precision, which a choice of strategy is made among."""
+        found: dict[tuple[int, str], list[Cell]] = {}
+        for cell in self.cells:
+            found.setdefault((cell.spec.world_size, cell.precision), []).append(cell)
+        return list(found.values())
+
+
+def experiments(records: Iterable[Record]) -> list[Experiment]:
+    """Every experiment among `records`, in the order they first ran."""
+    found: dict[tuple[object, ...], list[Cell]] = {}
+    for cell in cells(records):
+        found.setdefault((cell.setting(FREE_FIELDS), _batch(cell.spec)), []).append(cell)
+    groups = [sorted(members, key=_place) for members in found.values()]
+    titles = _titles(groups)
+    slugs = _numbered([_slug(members[0].spec) for members in groups])
+    return [
+        Experiment(title=title, slug=slug, cells=members, names=_names(members))
+        for title, slug, members in zip(titles, slugs, groups, strict=True)
+    ]
+
+
+def rank_word(spec: RunSpec) -> str:
+    """What a rank of `spec` is: `GPU` or `process`."""
+    return "GPU" if spec.device == "cuda" else "process"
+
+
+def hardware(cell: Cell) -> str:
+    """The hardware that the cell's ranks ran on."""
+    record = (cell.measured or list(cell.records))[0]
+    if cell.spec.device == "cuda":
+        names = dict.fromkeys(rank.device_name for rank in record.ranks if rank.device_name)
+        return " and ".join(names) or "GPU of unknown name"
+    model, cores = record.environment.get("cpu_model"), record.environment.get("cores")
+    return str(model or "CPU of unknown model") + (f", {cores} cores" if cores else "")
+
+
+def strategy_order(name: str) -> tuple[int, str]:
+    """Our strategies in the order they are declared, then others by name."""
+    known = list(BUILTIN)
+    return (known.index(name) if name in known else len(known), name)
+
+
+def _batch(spec: RunSpec) -> tuple[int, ...]:
+    """What the series holds constant."""
+    return (spec.global_batch,) if spec.scaling == "strong" else (spec.micro_batch, spec.accumulation)
+
+
+def _place(cell: Cell) -> tuple[object, ...]:
+    spec = cell.spec
+    precision = (PRECISIONS.index(spec.precision), spec.tf32)
+    return (
+        spec.world_size,
+        precision,
+        strategy_order(spec.strategy),
+        json.dumps(spec.strategy_options, sort_keys=True),
+        spec.cell_id,
+    )
+
+
+def _title(members: Sequence[Cell]) -> str:
+    spec = members[0].spec
+    if spec.scaling == "strong":
+        batch = f"global batch {spec.global_batch}"
+    else:
+        steps = f" × {spec.accumulation} accumulated" if spec.accumulation > 1 else ""
+        batch = f"micro-batch {spec.micro_batch}{steps} per {rank_word(spec)}"
+    settings = [
+        "backend-default profile" if spec.profile != "matched" else "",
+        "compiled" if spec.compile else "",
+        "activation checkpointing" if spec.activation_checkpointing else "",
+    ]
+    parts = [
+        f"{spec.workload} {spec.size} on {spec.device.upper()}",
+        f"{spec.scaling} scaling",
+        batch,
+        *filter(None, settings),
+    ]
+    return ", ".join(parts)
+
+
+def _slug(spec: RunSpec) -> str:
+    return f"{spec.workload}-{spec.size}-{spec.device}-{spec.scaling}"
+
+
+def _titles(groups: Sequence[Sequence[Cell]]) -> list[str]:
+    """A unique title per experiment: the settings in which experiments of one title differ are added to it."""
+    short = [_title(members) for members in groups]
+    alike = [[_settings(other[0]) for other, t in zip(groups, short, strict=True) if t == title] for title in short]
+    return _numbered(
+        [
+            title + _distinctions(_settings(members[0]), others)
+            for title, members, others in zip(short, groups, alike, strict=True)
+        ]
+    )
+
+
+def _distinctions(own: dict[str, str], others: Sequence[dict[str, str]]) -> str:
+    differing = [name for name in own if any(other.get(name) != own[name] for other in others)]
+    return "".join(f", {name.replace('_', ' ')} {own[name]}" for name in differing)
+
+
+def _settings(cell: Cell) -> dict[str, str]:
+    """Everything by which two experiments can differ, one text each."""
+    spec = cell.spec.model_dump(mode="json", exclude={*FREE_FIELDS, *NOT_A_SETTING})
+    nested = spec.pop("optimizer") | spec.pop("workload_options")
+    facts = {**spec, **nested, **machine(cell.records[0]), "data_sha256": (cell.data_sha256 or "")[:12]}
+    return {name: str(value) for name, value in facts.items()}
+
+
+def _numbered(names: list[str]) -> list[str]:
+    """`names`, each repetition of one numbered from 2."""
+    seen: Counter[str] = Counter()
+    numbered = []
+    for name in names:
+        seen[name] += 1
+        numbered.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    return numbered
+
+
+def _names(members: Sequence[Cell]) -> dict[Cell, str]:
+    """A name per cell that is unique within its ranks and precision; as short as that allows."""
+    return {
+        cell: _name(cell, [other for other in members if other is not cell and _rivals(cell, other)])
+        for cell in members
+    }
+
+
+def _rivals(a: Cell, b: Cell) -> bool:
+    keys = [(c.spec.strategy, c.spec.world_size, c.precision) for c in (a, b)]
+    return keys[0] == keys[1]
+
+
+def _name(cell: Cell, rivals: Sequence[Cell]) -> str:
+    spec = cell.spec
+    options = [f"{key}={value}" for key, value in sorted(spec.strategy_options.items())]
+    fields = [
+        f"{field}={getattr(spec, field)}"
+        for field in ("grad_sync", "micro_batch", "accumulation")
+        if any(getattr(other.spec, field) != getattr(spec, field) for other in rivals)
+    ]
+    return spec.strategy + (f" ({', '.join(options + fields)})" if options or fields else "")
