@@ -30,8 +30,9 @@ from .style import GREY, HATCHES, style
 from .text import figure, size
 
 DPI = 150
-DODGE = 0.035
-"""Horizontal distance of two strategies at one number of ranks, as a share of a doubling."""
+DODGE = 0.06
+"""Horizontal distance of two strategies at one number of ranks, as a share of a doubling; all of them within `SPREAD`."""
+SPREAD = 0.4
 
 Read = Callable[[Cell], Estimate | None]
 
@@ -183,13 +184,14 @@ def _panels(experiment: Experiment, read: Read) -> dict[str, list[Cell]]:
 def _series(axis: Axes, experiment: Experiment, cells: Sequence[Cell], read: Read) -> None:
     """One line with intervals per strategy over ranks, each a little aside so that none hides another."""
     names = list(dict.fromkeys(experiment.names[cell] for cell in experiment.measured))
+    dodge = min(DODGE, SPREAD / len(names))
     for place, name in enumerate(names):
         mine = [cell for cell in cells if experiment.names[cell] == name]
         if not mine:
             continue
         estimates = [estimate for cell in mine if (estimate := read(cell))]
         ranks = np.array([cell.spec.world_size for cell in mine])
-        aside = 2.0 ** (DODGE * (place - (len(names) - 1) / 2))
+        aside = 2.0 ** (dodge * (place - (len(names) - 1) / 2))
         look = style(mine[0].spec.strategy, name)
         axis.errorbar(
             ranks * aside,

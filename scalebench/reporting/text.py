@@ -17,9 +17,8 @@ def figure(value: float, digits: int = 4) -> str:
     """`value` to `digits` significant digits, never with an exponent: 12345.6 is `12,350`, 0.012345 is `0.01235`."""
     if value == 0:
         return "0"
-    decimals = digits - 1 - math.floor(math.log10(abs(value)))
-    rounded = round(value, decimals)
-    return f"{rounded:,.{max(0, decimals)}f}"
+    mantissa, _, power = f"{value:.{digits - 1}e}".partition("e")
+    return f"{float(f'{mantissa}e{power}'):,.{max(0, digits - 1 - int(power))}f}"
 
 
 def times(value: float) -> str:

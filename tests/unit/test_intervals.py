@@ -1,0 +1,87 @@
+"""Intervals against scipy's own tests, against formulas by hand, and against what they promise: their coverage."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from scalebench.stats.intervals import Estimate, geometric_mean, geometric_ratio, within_run_median
+
+positive = st.floats(min_value=1e-6, max_value=1e6)
+cells = st.lists(positive, min_size=2, max_size=8).filter(lambda values: np.log(values).std() > 1e-6)
+
+
+@given(cells)
+def test_the_mean_is_scipys_one_sample_t_interval_of_logs(values: list[float]) -> None:
+    estimate = geometric_mean(values)
+    interval = stats.ttest_1samp(np.log(values), 0).confidence_interval(0.95)
+    assert estimate.value == pytest.approx(stats.gmean(values))
+    assert (estimate.low, estimate.high) == pytest.approx((math.exp(interval.low), math.exp(interval.high)))
+
+
+@given(cells, cells)
+def test_the_ratio_is_scipys_welch_interval_of_logs(top: list[float], bottom: list[float]) -> None:
+    estimate = geometric_ratio(top, bottom, confidence=0.9)
+    interval = stats.ttest_ind(np.log(top), np.log(bottom), equal_var=False).confidence_interval(0.9)
+    assert estimate.value == pytest.approx(stats.gmean(top) / stats.gmean(bottom))
+    assert (estimate.low, estimate.high) == pytest.approx((math.exp(interval.low), math.exp(interval.high)))
+
+
+@given(cells, cells)
+def test_a_ratio_turned_over_is_the_inverse(top: list[float], bottom: list[float]) -> None:
+    up, down = geometric_ratio(top, bottom), geometric_ratio(bottom, top)
+    assert (1 / down.value, 1 / down.high, 1 / down.low) == pytest.approx((up.value, up.low, up.high))  # type: ignore[operator]
+
+
+def test_one_process_supports_no_interval() -> None:
+    assert geometric_mean([3.0]) == Estimate(value=3.0, processes=1)
+    assert geometric_ratio([3.0], [2.0, 2.0]).low is None
+    assert geometric_ratio([3.0, 3.0], [2.0]).processes == 1
+
+
+def test_identical_processes_give_a_degenerate_interval_not_a_failure() -> None:
+    estimate = geometric_ratio([4.0, 4.0], [2.0, 2.0])
+    assert (estimate.low, estimate.value, estimate.high) == pytest.approx((2.0, 2.0, 2.0))
+
+
+def test_scaling_an_estimate_scales_its_ends() -> None:
+    scaled = Estimate(value=2.0, low=1.0, high=4.0, processes=5).scaled(0.5)
+    assert (scaled.low, scaled.value, scaled.high) == (0.5, 1.0, 2.0)
+
+
+def test_ratio_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    """5 against 5 processes of unequal spread, true ratio 1.1: 95% coverage within the simulation's own error."""
+    random, trials, truth = np.random.default_rng(1), 1500, 1.1
+    hits = 0
+    for _ in range(trials):
+        top, bottom = truth * np.exp(random.normal(0, 0.08, 5)), np.exp(random.normal(0, 0.03, 5))
+        estimate = geometric_ratio(top.tolist(), bottom.tolist())
+        hits += estimate.low <= truth <= estimate.high  # type: ignore[operator]
+    assert 0.93 <= hits / trials <= 0.97
+
+
+def autocorrelated(random: np.random.Generator, steps: int, correlation: float) -> list[float]:
+    """Step times with mean and median 1, sd 5% and the given lag-1 correlation (an AR(1) series in equilibrium)."""
+    series = [random.normal()]
+    for noise in random.normal(0, math.sqrt(1 - correlation**2), steps - 1):
+        series.append(correlation * series[-1] + noise)
+    return [1 + 0.05 * value for value in series]
+
+
+@pytest.mark.parametrize(("correlation", "least"), [(0.0, 0.93), (0.5, 0.92), (0.8, 0.90)])
+def test_within_run_intervals_respect_autocorrelation(correlation: float, least: float) -> None:
+    """Order statistics, which assume independent steps, cover about 55% at a correlation of 0.8."""
+    random, trials = np.random.default_rng(2), 600
+    estimates = [within_run_median(autocorrelated(random, 100, correlation)) for _ in range(trials)]
+    assert sum(e.low <= 1 <= e.high for e in estimates) / trials >= least  # type: ignore[operator]
+
+
+def test_a_within_run_interval_is_marked_and_needs_enough_steps() -> None:
+    durations = autocorrelated(np.random.default_rng(3), 50, 0.0)
+    assert within_run_median(durations).within_run
+    assert within_run_median(durations).value == np.median(durations)
+    assert within_run_median(durations).low is not None
+    assert within_run_median(durations[:49]).low is None
