@@ -30,9 +30,8 @@ from .style import GREY, HATCHES, style
 from .text import figure, size
 
 DPI = 150
-DODGE = 0.06
-"""Horizontal distance of two strategies at one number of ranks, as a share of a doubling; all of them within `SPREAD`."""
-SPREAD = 0.4
+DODGE, SPREAD = 0.06, 0.4
+"""Horizontal distance of two strategies at one number of ranks, and the most of all, as shares of a doubling."""
 
 Read = Callable[[Cell], Estimate | None]
 
