@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import torch._dynamo
 import torch.distributed.fsdp
 import torch.distributed.tensor  # noqa: F401
@@ -15,3 +17,8 @@ import scalebench.strategies.single
 import scalebench.workloads.gpt  # noqa: F401
 
 # torch._dynamo: torch.optim and checkpointing import it on first use, which takes over a second.
+
+# Ranks collect garbage before the window, and ZeRO-3 while it is built. What was imported here is garbage to none of them;
+# walking it would write into, and so copy, nearly every page they share with the server: a quarter of a second each time.
+gc.collect()
+gc.freeze()

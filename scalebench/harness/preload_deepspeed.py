@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 
 IMPORTED_ON_FIRST_USE = (
@@ -26,3 +27,6 @@ with contextlib.suppress(ImportError):
     for name in IMPORTED_ON_FIRST_USE:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+
+gc.collect()
+gc.freeze()  # as in preload
