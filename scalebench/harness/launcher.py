@@ -103,7 +103,6 @@ class Launcher:
             start_method=self.start_method,
             local_addr="127.0.0.1",
             logs_specs=DefaultLogsSpecs(log_dir=str(folder / "logs"), redirects=Std.ALL),
-            signals_to_handle="SIGTERM,SIGINT,SIGHUP",
         )
 
     @contextlib.contextmanager
