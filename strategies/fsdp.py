@@ -56,7 +56,8 @@ class FSDP(Strategy):
 
     def unsupported_reason(self, config: TrainConfig, device_type: str, world_size: int) -> str | None:
         return (
-            _indivisible("shard_size", self._group_size(world_size), world_size)
+            _too_old_for(device_type)
+            or _indivisible("shard_size", self._group_size(world_size), world_size)
             or _indivisible("reshard_after_forward", self.reshard_after_forward, self._group_size(world_size))
             or (f"prefetch is a number of blocks, not {self.prefetch}" if self.prefetch < 0 else None)
         )
@@ -114,6 +115,13 @@ class FSDP(Strategy):
             return world_size if self.shard_size is None else self.shard_size
         per_node = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
         return per_node if per_node < world_size else world_size / 2
+
+
+def _too_old_for(device_type: str) -> str | None:
+    """FSDP2 asks the device's streams for events, which torch's CPU streams have since torch 2.7."""
+    if device_type == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
+        return f"FSDP2 does not run on a CPU with torch {torch.__version__}: install torch>=2.7, or use fsdp1"
+    return None
 
 
 def _indivisible(option: str, group: bool | float, ranks: float) -> str | None:
