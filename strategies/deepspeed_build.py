@@ -36,6 +36,10 @@ def _partition_(deepspeed: Any, module: nn.Module, workload: Workload, plan: Pla
         tensor.data = initial_value(workload, name, shapes[name], plan.config.seed, device).to(tensor.dtype)
         if isinstance(tensor, nn.Parameter):
             deepspeed.zero.Init(module=nn.ParameterList([tensor]), config_dict_or_path=plan.json)
+    if plan.config.compile:
+        # Gathered as a whole, outside of the compiled code, which the hooks of its parts would break into pieces.
+        for name in workload.compiled_names(module):
+            deepspeed.utils.set_z3_leaf_module(module.get_submodule(name), True)
 
 
 @torch.no_grad()

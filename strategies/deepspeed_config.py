@@ -119,6 +119,8 @@ def _zero_section(plan: Plan) -> dict[str, Any]:
     if plan.config.profile == "matched" and plan.stage == 3:
         # As fully_shard with resharding: every parameter is sharded, and freed between forward and backward.
         zero |= {"stage3_param_persistence_threshold": 0, "stage3_max_reuse_distance": 0}
+    if plan.config.compile and plan.stage == 3:
+        zero["memory_efficient_linear"] = False  # Python code with a gather in it; compiled code saves no view anyway
     if plan.offload:
         zero["offload_optimizer"] = {"device": "cpu"}
     if plan.offload and plan.stage == 3:
