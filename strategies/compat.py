@@ -6,11 +6,13 @@ one, and nothing else may reach for them.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,22 @@ def join_process_group(deepspeed: Any, device: torch.device, timeout_seconds: fl
     # It would clone the world itself on first use, but with torch's default timeout instead of the run's.
     groups: Any = importlib.import_module("deepspeed.utils.groups")
     groups._WORLD_GROUP = dist.new_group(range(dist.get_world_size()), timeout=timedelta(seconds=timeout_seconds))
+
+
+@contextlib.contextmanager
+def leaves_gather_only() -> Iterator[None]:
+    """While an engine is built: let ZeRO-3's leaf modules say what is gathered together, not when gradients are ready.
+
+    DeepSpeed takes a leaf's gradients when those of its inputs are there, and zero for those that are not: wrong for a
+    weight tied to another leaf's, and for a leaf whose inputs need no gradient, such as an embedding.
+    """
+    stage3: Any = importlib.import_module("deepspeed.runtime.zero.stage3")
+    original = stage3.z3_leaf_parameter
+    stage3.z3_leaf_parameter = lambda parameter: False
+    try:
+        yield
+    finally:
+        stage3.z3_leaf_parameter = original
 
 
 def keep_clipping_norm(engine: Any) -> None:

@@ -115,7 +115,7 @@ class DeepSpeed(Strategy):
         groups = parameter_groups(module.named_parameters(), workload.no_decay_names(module), config.optimizer)
         optimizer = build_optimizer(groups, config.optimizer)
         # It prints what it builds; standard output is for results.
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), compat.leaves_gather_only():
             engine = deepspeed.initialize(model=module, optimizer=optimizer, config=plan.json)[0]
         verify(engine, optimizer, plan)
         if plan.restores_masters:
