@@ -20,7 +20,7 @@ from . import compat
 from .base import Strategy, TrainStep, Workload
 from .config import Casting, GradSync, TrainConfig
 from .construct import build_on_meta, build_optimizer, parameter_groups, prepare_process
-from .deepspeed_build import fill_, restore_masters_, verify
+from .deepspeed_build import fill_, largest_block, restore_masters_, verify
 from .deepspeed_config import Plan, resolve_offload, resolve_stage
 from .deepspeed_step import DeepSpeedStep
 from .deepspeed_unmatched import unmatched
@@ -70,8 +70,8 @@ class DeepSpeed(Strategy):
     def _stage(self) -> int:
         return resolve_stage(self.stage, self.config or {})
 
-    def plan(self, config: TrainConfig, world_size: int) -> Plan:
-        """What the engine is asked to be in this run."""
+    def plan(self, config: TrainConfig, world_size: int, block_elements: int | None = None) -> Plan:
+        """What the engine is asked to be in this run; `block_elements` as Plan has it."""
         zero = {name: value for name, value in self.options().items() if value is not None}
         for name in ("stage", "offload", "config"):
             zero.pop(name, None)
@@ -83,6 +83,7 @@ class DeepSpeed(Strategy):
             offload=resolve_offload(self.offload, self.stage, user),
             zero=zero,
             user=user,
+            block_elements=block_elements,
         )
 
     def contradictions(self, config: TrainConfig, world_size: int) -> list[str]:
@@ -109,8 +110,8 @@ class DeepSpeed(Strategy):
     def prepare(self, workload: Workload, config: TrainConfig, device: torch.device) -> TrainStep:
         deepspeed = compat.load_deepspeed(device)
         compat.join_process_group(deepspeed, device, config.timeout_seconds)
-        plan = self.plan(config, dist.get_world_size())
         module = build_on_meta(workload, config)
+        plan = self.plan(config, dist.get_world_size(), largest_block(module, workload))
         fill_(deepspeed, module, workload, plan, device)
         groups = parameter_groups(module.named_parameters(), workload.no_decay_names(module), config.optimizer)
         optimizer = build_optimizer(groups, config.optimizer)

@@ -16,6 +16,12 @@ from .deepspeed_config import Plan
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def largest_block(module: nn.Module, workload: Workload) -> int | None:
+    """Parameters (elements) of the largest of the workload's repeated blocks; None without blocks."""
+    blocks = [module.get_submodule(name) for name in workload.block_names(module)]
+    return max((sum(p.numel() for p in block.parameters()) for block in blocks), default=None)
+
+
 def fill_(deepspeed: Any, module: nn.Module, workload: Workload, plan: Plan, device: torch.device) -> None:
     """Give a meta module memory and its seeded start values: partitioned at stage 3, whole below."""
     if plan.stage == 3:

@@ -32,6 +32,7 @@ class Plan:
         offload: optimizer (at stage 3 parameters too) on the CPU.
         zero: further entries of the `zero_optimization` section.
         user: the user's own JSON, empty if there is none.
+        block_elements: parameters of the largest repeated block, when the model is known.
     """
 
     config: TrainConfig
@@ -40,6 +41,7 @@ class Plan:
     offload: bool
     zero: Json
     user: Json
+    block_elements: int | None = None
 
     @functools.cached_property
     def json(self) -> dict[str, Any]:
@@ -117,8 +119,12 @@ def _zero_section(plan: Plan) -> dict[str, Any]:
             "allgather_bucket_size": BUCKET_ELEMENTS,
         }
     if plan.config.profile == "matched" and plan.stage == 3:
-        # As fully_shard with resharding: every parameter is sharded, and freed between forward and backward.
+        # As fully_shard on each block with resharding: every parameter is sharded, and freed between forward and backward.
         zero |= {"stage3_param_persistence_threshold": 0, "stage3_max_reuse_distance": 0}
+        if plan.block_elements:
+            # One block ahead. Each module of a block prefetches so much, so that only the limit of live ones stops them.
+            zero |= {"stage3_prefetch_bucket_size": plan.block_elements}
+            zero |= {"stage3_max_live_parameters": 2 * plan.block_elements}
     if plan.config.compile and plan.stage == 3:
         zero["memory_efficient_linear"] = False  # Python code with a gather in it; compiled code saves no view anyway
     if plan.offload:
