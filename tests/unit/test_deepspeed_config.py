@@ -1,0 +1,246 @@
+"""The DeepSpeed JSON that a run builds, and every contradiction of a user's own, one sentence each."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from typing import Any
+
+import pytest
+
+from scalebench import strategies
+from scalebench.strategies import compat
+from scalebench.strategies.config import OptimizerConfig, TrainConfig
+from scalebench.strategies.deepspeed import DeepSpeed
+from scalebench.strategies.deepspeed_unmatched import unmatched
+from scalebench.strategies.deepspeed_user import check_user_config
+
+RUN = TrainConfig(
+    micro_batch=4,
+    accumulation=2,
+    clip_norm=0.5,
+    optimizer=OptimizerConfig(name="adamw", learning_rate=1e-3, weight_decay=0.1, betas=(0.9, 0.95), eps=1e-8),
+)
+RANKS = 3
+
+
+def run(**changes: Any) -> TrainConfig:
+    return dataclasses.replace(RUN, **changes)
+
+
+def json_of(strategy: str, training: TrainConfig = RUN, **options: Any) -> dict[str, Any]:
+    created = strategies.create(strategy, options)
+    assert isinstance(created, DeepSpeed)
+    return created.plan(training, RANKS).json
+
+
+FITTING: dict[str, Any] = {
+    "train_batch_size": 24,
+    "train_micro_batch_size_per_gpu": 4,
+    "gradient_accumulation_steps": 2,
+    "gradient_clipping": 0.5,
+    "zero_optimization": {"stage": 1, "reduce_bucket_size": 1000, "overlap_comm": False},
+    "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1}},
+    "bf16": {"enabled": False},
+    "gradient_allreduce_op": "mean",
+}
+
+
+def test_a_json_that_says_what_the_run_says_is_accepted() -> None:
+    assert check_user_config(FITTING, RUN, RANKS) == []
+    assert check_user_config(FITTING, RUN, RANKS, stage=1) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("train_batch_size", 25, "24"),
+        ("train_micro_batch_size_per_gpu", 8, "4"),
+        ("gradient_accumulation_steps", 1, "2"),
+        ("gradient_clipping", 1.0, "0.5"),
+        ("gradient_clipping", 0.0, "0.5"),
+        ("optimizer.params.max_grad_norm", 1.0, "0.5"),
+        ("optimizer.params.lr", 1e-4, "0.001"),
+        ("optimizer.params.weight_decay", 0.0, "0.1"),
+        ("optimizer.params.betas", [0.9, 0.999], "0.95"),
+        ("optimizer.params.eps", 1e-6, "1e-08"),
+        ("optimizer.params.lr", True, "0.001"),
+        ("optimizer.type", "SGD", "adamw"),
+        ("optimizer.type", "Lamb", "adamw"),
+        ("gradient_allreduce_op", "sum", "mean"),
+        ("managed_gradient_accumulation", False, "True"),
+        ("bf16.enabled", True, "fp32"),
+        ("fp16.enabled", True, "fp32"),
+        ("torch_autocast", {"enabled": True, "dtype": "bfloat16"}, "fp32"),
+        ("zero_optimization.stage", 4, "0, 1, 2 and 3"),
+        ("zero_optimization.offload_optimizer", {"device": "nvme"}, "cpu"),
+        ("zero_optimization.offload_param", {"device": "nvme"}, "cpu"),
+        ("zero_optimization", True, "object"),
+        ("scheduler", {"type": "WarmupLR"}, "learning rate"),
+        ("flops_profiler", {"enabled": True}, "timed steps"),
+        ("wall_clock_breakdown", True, "timed steps"),
+        ("tensor_parallel", {"autotp_size": 2}, "data parallel"),
+        ("sequence_parallel_size", 2, "data parallel"),
+        ("compile", {"deepcompile": True}, "--compile"),
+    ],
+)
+def test_each_contradiction_is_refused_in_one_sentence(path: str, value: object, told: str) -> None:
+    sentences = check_user_config(changed(FITTING, path, value), RUN, RANKS)
+    assert len(sentences) == 1
+    assert path.partition(".")[0] in sentences[0]
+    assert told in sentences[0]
+
+
+def changed(json: dict[str, Any], path: str, value: object) -> dict[str, Any]:
+    head, _, rest = path.partition(".")
+    return json | {head: changed(json.get(head, {}), rest, value) if rest else value}
+
+
+def test_contradictions_are_all_told_at_once() -> None:
+    wrong = {"train_batch_size": 1, "gradient_clipping": 9, "fp16": {"enabled": True}}
+    assert len(check_user_config(wrong, RUN, RANKS)) == 3
+
+
+def test_the_name_of_a_strategy_binds_the_json() -> None:
+    json = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}
+    assert check_user_config(json, RUN, RANKS) == []
+    assert check_user_config(json, RUN, RANKS, stage=2, offload=True) == []
+    (sentence,) = check_user_config(json, RUN, RANKS, stage=2)
+    assert "offload" in sentence
+    (sentence,) = check_user_config(json, RUN, RANKS, stage=3, offload=True)
+    assert "stage" in sentence
+
+
+@pytest.mark.parametrize(
+    ("precision", "json", "count"),
+    [
+        ("bf16", {"bf16": {"enabled": True}}, 0),
+        ("bf16", {"bf16": {"enabled": "auto"}, "fp16": {"enabled": "auto"}}, 0),
+        ("bf16", {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}, 0),
+        ("bf16", {"bf16": {"enabled": False}}, 1),
+        ("bf16", {"fp16": {"enabled": True}}, 1),
+        ("bf16", {"torch_autocast": {"enabled": True, "dtype": "float16"}}, 1),
+        ("bf16", {"bf16": {"enabled": True, "bf16_master_weights_and_grads": True}}, 1),
+        ("bf16", {"bf16": {"enabled": True}, "zero_optimization": {"stage": 0}}, 1),
+        ("bf16-true", {"bf16": {"enabled": True}}, 0),
+        ("bf16-true", {"torch_autocast": {"enabled": True, "dtype": "bf16"}}, 1),
+        ("fp16", {"fp16": {"enabled": True, "loss_scale": 128}}, 0),
+    ],
+)
+def test_precision_sections_against_the_precision(precision: Any, json: dict[str, Any], count: int) -> None:
+    assert len(check_user_config(json, run(precision=precision), RANKS)) == count
+
+
+def test_auto_takes_the_value_of_the_run_and_other_values_are_used() -> None:
+    user = {
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "bf16": {"enabled": "auto"},
+        "zero_optimization": {"stage": 3, "reduce_bucket_size": "auto", "stage3_prefetch_bucket_size": 7},
+        "optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": "auto"}},
+        "scheduler_not_here": "auto",
+    }
+    assert check_user_config(user, run(precision="bf16"), RANKS) == []
+    json = json_of("deepspeed", run(precision="bf16"), config=user)
+    assert json["train_batch_size"] == 4 * 2 * RANKS
+    assert json["train_micro_batch_size_per_gpu"] == 4
+    assert json["gradient_accumulation_steps"] == 2
+    assert json["gradient_clipping"] == 0.5
+    assert json["bf16"]["enabled"] is True
+    assert json["zero_optimization"]["stage"] == 3
+    assert json["zero_optimization"]["reduce_bucket_size"] * 4 == 25 * 2**20
+    assert json["zero_optimization"]["stage3_prefetch_bucket_size"] == 7
+    assert "optimizer" not in json
+    assert "auto" not in str(json)
+
+
+def test_options_reach_the_zero_section_and_a_json_may_not_change_the_users_object() -> None:
+    user = {"zero_optimization": {"sub_group_size": 5}}
+    zero = json_of("deepspeed_stage_2", config=user, overlap_comm=False, allgather_bucket_size=64)["zero_optimization"]
+    assert (zero["overlap_comm"], zero["allgather_bucket_size"], zero["sub_group_size"]) == (False, 64, 5)
+    assert user == {"zero_optimization": {"sub_group_size": 5}}
+
+
+def test_backend_default_leaves_everything_to_deepspeed() -> None:
+    json = json_of("deepspeed_stage_3", run(profile="backend-default", precision="bf16"))
+    assert json["zero_optimization"] == {"stage": 3}
+    assert json["bf16"] == {"enabled": True}
+    assert not {"communication_data_type", "data_types", "timers"} & set(json)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "bf16-true"])
+def test_at_most_one_section_chooses_the_precision(stage: int, precision: Any) -> None:
+    json = json_of(f"deepspeed_stage_{stage}", run(precision=precision))
+    chosen = [name for name in ("bf16", "fp16", "torch_autocast") if name in json]
+    assert len(chosen) == (precision != "fp32" and (stage, precision) != (0, "bf16-true"))
+
+
+def reason(strategy: str, device: str = "cpu", training: TrainConfig = RUN, **options: Any) -> str | None:
+    sync = strategies.default_grad_sync(strategy)
+    return strategies.create(strategy, options).unsupported_reason(
+        dataclasses.replace(training, grad_sync=sync), device, RANKS
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "bf16-true", "fp16-true"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_what_runs_on_a_gpu(stage: int, precision: Any) -> None:
+    told = reason(f"deepspeed_stage_{stage}", "cuda", run(precision=precision))
+    assert (told is None) == ((stage, precision) not in {(1, "fp16-true"), (2, "fp16-true"), (3, "fp16-true")})
+
+
+def test_fp16_on_a_cpu_is_what_onednn_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compat, "cpu_computes_fp16", lambda: False)
+    told = reason("deepspeed_stage_2", training=run(precision="fp16"))
+    assert told is not None
+    assert "bf16" in told
+    monkeypatch.setattr(compat, "cpu_computes_fp16", lambda: True)
+    assert reason("deepspeed_stage_2", training=run(precision="fp16")) is None
+
+
+def test_what_cannot_be_is_told_with_what_to_do() -> None:
+    early = dataclasses.replace(RUN, grad_sync="every_micro_batch")
+    assert "grad_sync=last" in str(strategies.create("deepspeed_stage_1").unsupported_reason(early, "cpu", RANKS))
+    assert (
+        strategies.create("deepspeed_stage_1").unsupported_reason(
+            dataclasses.replace(early, accumulation=1), "cpu", RANKS
+        )
+        is None
+    )
+    assert "stage 1, 2 or 3" in str(reason("deepspeed_stage_0", offload=True))
+    assert "0, 1, 2 and 3" in str(reason("deepspeed", stage=7))
+    assert "fp32" in str(reason("deepspeed", config={"fp16": {"enabled": True}}))
+    assert reason("deepspeed_stage_2_offload", training=run(precision="bf16-true")) is not None
+
+
+def test_holding_gradients_back_at_stage_2_needs_a_deepspeed_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = dataclasses.replace(RUN, grad_sync="last")
+    monkeypatch.setattr(compat, "can_coalesce_reduction", lambda: False)
+    assert "every_micro_batch" in str(strategies.create("deepspeed_stage_2").unsupported_reason(late, "cpu", RANKS))
+    monkeypatch.setattr(compat, "can_coalesce_reduction", lambda: True)
+    assert strategies.create("deepspeed_stage_2").unsupported_reason(late, "cpu", RANKS) is None
+
+
+def test_a_missing_deepspeed_makes_its_cells_unsupported(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "deepspeed" else find(name))
+    assert reason("deepspeed_stage_2") == "deepspeed is not installed: pip install deepspeed"
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_defaults_follow_the_stage_that_the_json_chose(stage: int) -> None:
+    chosen = DeepSpeed(config={"zero_optimization": {"stage": stage}})
+    assert chosen.default_grad_sync == strategies.default_grad_sync(f"deepspeed_stage_{stage}")
+    assert chosen.casting == ("engine-cast" if stage else "autocast")
+
+
+def test_unmatched_is_told_of_the_matched_profile_only() -> None:
+    told = {stage: strategies.create(f"deepspeed_stage_{stage}").unmatched(RUN, "cpu", RANKS) for stage in range(4)}
+    assert all(told.values())
+    assert any("without overlap" in sentence for sentence in told[0])
+    free = dataclasses.replace(RUN, profile="backend-default")
+    assert strategies.create("deepspeed_stage_2").unmatched(free, "cpu", RANKS) == ()
+    assert unmatched(DeepSpeed(stage=1).plan(run(precision="bf16"), RANKS)) != told[1]
