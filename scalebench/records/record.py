@@ -92,11 +92,12 @@ class Contract(Facts):
         parameter, compute, gradient_reduce, gradient_accumulation, optimizer_state: dtypes; several are joined by `+`;
             `gradient_reduce` is None when no gradient crossed ranks.
         master: dtype of the values the optimizer updates.
-        casting: autocast | sharded-cast | engine-cast. wrapper: class of the module that ran.
+        casting: autocast | sharded-cast | engine-cast | none (nothing was cast). wrapper: class of the module that ran.
         optimizer: class and implementation, e.g. `AdamW(fused)`.
         compiled_regions: graphs compiled. recomputed: forward regions run again in the backward pass.
         flops_per_step: FLOPs counted by FlopCounterMode on one rank in one step, recomputation included; None when compiled.
         sync_micro_batches: on how many of a step's micro-batches gradients crossed ranks; None for one rank.
+        micro_batches: forward passes of the wrapped module in one step.
         observer_notes: what could not be observed, and why.
     """
 
@@ -116,6 +117,7 @@ class Contract(Facts):
     recomputed: int = 0
     flops_per_step: float | None = None
     sync_micro_batches: int | None = None
+    micro_batches: int | None = None
     offloaded: bool = False
     observer_notes: list[str] = Field(default_factory=list)
 
