@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from scalebench import compat, strategies
-from scalebench.meters.observer import StepObserver, dtype_name, joined
+from scalebench.meters.observer import StepObserver, dtype_name, dtypes, joined
 from scalebench.records.record import Contract
 from scalebench.spec import RunSpec
 from scalebench.strategies.base import Batch, TrainStep
@@ -31,7 +31,7 @@ OPTIMIZERS = {"adamw": "AdamW(fused)", "sgd": "SGD(fused)"}
 COMPRESSING_OPTIONS = {"gradient_compression", "config"}
 """Options of strategies by which a person may ask for gradients of another dtype between ranks."""
 
-GLOO_NOTE = "reductions as torch issues them (c10d); gloo carries a reduce-scatter as an all-reduce"
+GLOO_NOTE = "a reduce-scatter as torch issues it (c10d), which gloo sends as an all-reduce"
 UNCOMPILED_NOTE = "compiled regions ran uncompiled under observation, so FLOPs and tensor peak are left out"
 
 
@@ -67,7 +67,7 @@ def uncompiled(needed: bool) -> Iterator[None]:
 
 def precision(step: TrainStep, observer: StepObserver, device: torch.device) -> dict[str, Any]:
     """The dtypes of everything, and who casts."""
-    parameter, master = joined_dtypes(step.module.parameters()), joined_dtypes(updated_parameters(step))
+    parameter, master = joined_dtypes(step.module.parameters()), joined(sorted(observer.updated))
     compute = joined(name for name, _ in observer.flops.most_common())
     # DeepSpeed sums micro-batches in buffers of its own, which only it knows.
     accumulation = step.observed_precision().get("gradient_accumulation") or joined(sorted(observer.gradients))
@@ -93,11 +93,13 @@ def casting(observer: StepObserver, parameter: str | None, compute: str | None, 
 def communication(observer: StepObserver, spec: RunSpec) -> dict[str, Any]:
     """How many ranks there are, and which gradients crossed between them on which micro-batches."""
     ranks = dist.get_world_size() if dist.is_initialized() else 1
-    crossed = [bool(dtypes) for dtypes in observer.reduced]
+    crossed = [bool(counts) for counts in observer.reduced]
     return {
         "world_size": ranks,
         "micro_batches": len(crossed),
-        "gradient_reduce": joined(sorted({d for dtypes in observer.reduced for d in dtypes})) if ranks > 1 else None,
+        "gradient_reduce": joined(sorted({name for counts in observer.reduced for name in counts}))
+        if ranks > 1
+        else None,
         "sync_micro_batches": sum(crossed) if ranks > 1 else None,
         "grad_sync": grad_sync(crossed) if ranks > 1 and len(crossed) > 1 else spec.grad_sync,
     }
@@ -125,11 +127,6 @@ def wrapper(module: torch.nn.Module) -> str:
     return type(module).__name__
 
 
-def updated_parameters(step: TrainStep) -> list[Tensor]:
-    """What the optimizer updates: the parameters, or the backend's masters of them."""
-    return [parameter for group in step.optimizer.param_groups for parameter in group["params"]]
-
-
 def optimizer_state(step: TrainStep) -> list[Tensor]:
     """The optimizer's moments; not its step counters, which are fp32 whatever the rest is."""
     named = [item for values in step.optimizer.state.values() for item in values.items()]
@@ -140,7 +137,7 @@ def offloaded(step: TrainStep, device: torch.device) -> bool:
     """Whether what the optimizer works on lies on the CPU by way of a backend's offload."""
     if device.type == "cpu":
         return compat.offloads_to_cpu(step.module)
-    return any(tensor.device.type == "cpu" for tensor in [*updated_parameters(step), *optimizer_state(step)])
+    return any(tensor.device.type == "cpu" for tensor in optimizer_state(step))
 
 
 def uses_tf32(device: torch.device) -> bool:
@@ -150,7 +147,7 @@ def uses_tf32(device: torch.device) -> bool:
 
 def joined_dtypes(tensors: Iterable[Tensor]) -> str | None:
     """The dtypes of floating-point tensors, each once; None when there are none."""
-    return joined(sorted({dtype_name(tensor.dtype) for tensor in tensors if tensor.is_floating_point()}))
+    return joined(sorted({name for tensor in tensors for name in dtypes(tensor)}))
 
 
 def contradictions(spec: RunSpec, contract: Contract) -> list[str]:

@@ -49,6 +49,7 @@ class StepObserver(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its o
         autocast: dtypes of torch.autocast in force in forward passes.
         gradients: dtypes of the gradients that lay beside the module's parameters when the optimizer began, or, where
             there were none, of those that it was given.
+        updated: dtypes of the values that the optimizer updates: the parameters, or a backend's masters of them.
         scattered: whether some reduction was a reduce-scatter.
     """
 
@@ -59,6 +60,7 @@ class StepObserver(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its o
         self.recomputed: set[tuple[int, int]] = set()
         self.autocast: set[str] = set()
         self.gradients: set[str] = set()
+        self.updated: set[str] = set()
         self.scattered = False
         self._updates: set[str] = set()
         self._step = step
@@ -114,12 +116,10 @@ class StepObserver(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its o
 
     def _update_begins(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self._in_optimizer = True
-        mine = [p for group in optimizer.param_groups for p in group["params"]]
-        for parameters in (list(self._step.module.parameters()), mine):
-            found = {dtype_name(p.grad.dtype) for p in parameters if p.grad is not None}
-            if found:
-                self.gradients |= found
-                return
+        updated = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.updated.update(dtypes(updated))
+        beside_module = dtypes([parameter.grad for parameter in self._step.module.parameters()])
+        self.gradients.update(beside_module or dtypes([parameter.grad for parameter in updated]))
 
     def _update_ended(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self._in_optimizer = False
