@@ -15,6 +15,7 @@ from torch.distributed.elastic.multiprocessing.errors import record as record_er
 
 from scalebench import data, strategies, workloads
 from scalebench.errors import UnsupportedError
+from scalebench.harness.diagnosis import diagnose
 from scalebench.harness.job import Job, Report
 from scalebench.harness.lifeline import announce, follow
 from scalebench.harness.loop import Timeline, run_steps
@@ -91,10 +92,14 @@ def measure(spec: RunSpec, strategy: Strategy, place: Place, phase: Phase, stage
     window.close()
     stages.mark("first_step", timeline.step_end_ns[0])
     memory = read_peaks(place.device, resident_before).model_copy(update=held_bytes(step))
-    facts = rank_facts(place, clock, timeline, window, memory, step.skipped_steps(), stages)
+    skipped = step.skipped_steps()
     phase.enter("diagnostics")
+    found = diagnose(step, next(batches), spec, place.device)
+    memory = memory.model_copy(update={"tensor_peak": found.tensor_peak})
     report = Report(
-        facts=facts,
+        facts=rank_facts(place, clock, timeline, window, memory, skipped, stages),
+        contract=found.contract,
+        contradictions=found.contradictions,
         workload=workload_facts(workload, source),
         unmatched=list(strategy.unmatched(spec.train_config(), spec.device, place.world_size)),
     )

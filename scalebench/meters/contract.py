@@ -210,15 +210,16 @@ def expected_dtypes(spec: RunSpec) -> dict[str, tuple[object, ...]]:
     config = spec.train_config()
     stored, computed = dtype_name(parameter_dtype(config)), dtype_name(compute_dtype(config))
     between = tuple(dict.fromkeys((stored, computed)))
+    summed = tuple(dict.fromkeys(("float32", *between)))
     allowed: dict[str, tuple[object, ...]] = {
         "parameter": between,  # engines keep 16-bit parameters beside fp32 masters
         "compute": ("tf32",) if spec.tf32 and spec.device == "cuda" else (computed,),
-        "gradient_accumulation": between,
+        "gradient_accumulation": summed,
         "optimizer_state": (stored, None),
         "master": (stored,),
     }
     if not COMPRESSING_OPTIONS & spec.strategy_options.keys():
-        allowed["gradient_reduce"] = between if spec.world_size > 1 else (None,)
+        allowed["gradient_reduce"] = summed if spec.world_size > 1 else (None,)
     return allowed
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
+from torch.utils.flop_counter import flop_registry
 
 from scalebench import compat
 from scalebench.strategies.base import TrainStep
@@ -24,14 +24,14 @@ from scalebench.strategies.base import TrainStep
 Types = Sequence[type]
 
 _aten = torch.ops.aten
-FLOP_FORMULAS: dict[Any, Any] = FlopCounterMode(
-    display=False,
-    custom_mapping={
-        # torch has formulas for the attention kernels of GPUs only
-        _aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
-        _aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
-    },
-).flop_registry
+FLOP_FORMULAS: dict[Any, Any] = {
+    **flop_registry,
+    # torch has formulas for the attention kernels of GPUs only; those of the CPU take the same arguments
+    _aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[_aten._scaled_dot_product_flash_attention],
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        _aten._scaled_dot_product_flash_attention_backward
+    ],
+}
 """The operators that are a model's matrix products, to the FLOPs of one call (attention counted as full)."""
 
 OPTIMIZER_KERNELS = {"_fused_": "fused", "_foreach_": "foreach", "add": "for-loop"}
