@@ -29,10 +29,14 @@ def resolve_name(given: str | None = None) -> str:
         return STDLIB
     if given == SYNTHETIC:
         return SYNTHETIC
-    path = Path(given.removeprefix("text:")).expanduser()
-    if not given or not path.exists():
+    name = given.removeprefix("text:")
+    try:
+        path = Path(name).expanduser().resolve(strict=True)
+    except (OSError, RuntimeError):  # RuntimeError: no such user after ~, or a circle of links
+        path = None
+    if not name or path is None:
         raise UserError(f"data '{given}' does not exist. Give {DATA_HELP}.")
-    return f"text:{path.resolve()}"
+    return f"text:{path}"
 
 
 def __getattr__(name: str) -> Any:
