@@ -9,6 +9,11 @@ EXIT_OK = 0
 EXIT_REGRESSION = 1
 EXIT_USAGE = 2
 EXIT_CELL_NOT_OK = 3
+EXIT_BUG = 70
+"""An error of scalebench's own (sysexits' EX_SOFTWARE), never one of the input."""
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+"""The reader of our output went away: 128 + SIGPIPE, as a shell reports it."""
 
 
 class UserError(Exception):

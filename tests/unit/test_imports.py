@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "machine": {"errors"},
     "data": CORE,
     "workloads": CORE,
-    "matrix": CORE,
+    "matrix": CORE | {"matrix"},
     "compat": set(),
     "meters": FACTS,
     "records": FACTS,

@@ -1,0 +1,202 @@
+"""Request: what a person asked for, from flags and configuration files, checked value by value but not yet resolved.
+
+Every field is a flag of `scalebench run` and a key of its configuration file, and None where nothing was asked. Its
+description is the flag's help, its title the flag's metavar. Values are a flag's text or a file's own types.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from scalebench import strategies, workloads
+from scalebench.errors import UserError, unknown_name
+from scalebench.spec import Scaling
+from scalebench.strategies.config import PRECISION_ALIASES, PRECISIONS, GradSync, OptimizerName, Precision, Profile
+
+DeviceChoice = Literal["auto", "cpu", "cuda"]
+StartMethod = Literal["forkserver", "spawn"]
+LARGEST = 2**53
+"""Numbers stay below this, so that they survive JSON readers that hold them as doubles."""
+
+
+class RequestError(UserError):
+    """A UserError about one value of a Request; `key` is where it stands, e.g. `("set", "strategy", "bucket_mb")`."""
+
+    def __init__(self, key: tuple[str, ...], message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+def read_whole(value: object, least: int = 1) -> int:
+    """An int, or its decimal digits, of at least `least`. Raises ValueError, as every reader here."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,17}", value):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < LARGEST:
+        raise ValueError(f"expected a whole number of at least {least}")
+    return value
+
+
+def read_seed(value: object) -> int:
+    """A whole number, zero included."""
+    return read_whole(value, least=0)
+
+
+def read_ranks(value: object) -> int | str:
+    """A number of ranks, or `all`."""
+    try:
+        return "all" if value == "all" else read_whole(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or all") from None
+
+
+def read_positive(value: object) -> float:
+    """A finite number above zero, or its text."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]{1,3})?", value):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < LARGEST:
+        raise ValueError("expected a number above 0")
+    return float(value)
+
+
+def read_clip(value: object) -> float | str:
+    """A positive number, or `none`."""
+    try:
+        return "none" if value == "none" else read_positive(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or none") from None
+
+
+def read_truth(value: object) -> bool:
+    """True or False, nothing that merely looks like one."""
+    if not isinstance(value, bool):
+        raise ValueError("expected true or false")
+    return value
+
+
+def read_text(value: object) -> str:
+    """Text that is not empty and can be a path."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError("expected text")
+    return value
+
+
+def read_list(value: object) -> tuple[object, ...]:
+    """The items of comma-separated text or of a list, in order."""
+    items = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+    stripped = tuple(item.strip() if isinstance(item, str) else item for item in items)
+    if not stripped or "" in stripped:
+        raise ValueError("expected one value, or several separated by commas")
+    return stripped
+
+
+def word(kind: str, allowed: Callable[[], Iterable[str]], aliases: Mapping[str, str] | None = None) -> BeforeValidator:
+    """A reader of one of the `allowed` names, or of an alias of one."""
+
+    def read(value: object) -> str:
+        given = str(value).encode("utf-8", "backslashreplace").decode()  # an argument need not be UTF-8
+        name, names = (aliases or {}).get(given, given), list(allowed())
+        if isinstance(value, bool) or name not in names:
+            raise ValueError(str(unknown_name(kind, given, names)))
+        return name
+
+    return BeforeValidator(read)
+
+
+def choice(kind: str, literal: Any) -> BeforeValidator:
+    """A reader of one of the values of a Literal type."""
+    return word(kind, lambda: get_args(literal))
+
+
+Truth = Annotated[bool, BeforeValidator(read_truth)]
+Text = Annotated[str, BeforeValidator(read_text)]
+Count = Annotated[int, BeforeValidator(read_whole)]
+Positive = Annotated[float, BeforeValidator(read_positive)]
+Counts = Annotated[tuple[Count, ...], BeforeValidator(read_list)]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(read_list)]
+Ranks = Annotated[tuple[Annotated[int | str, BeforeValidator(read_ranks)], ...], BeforeValidator(read_list)]
+Strategies = Annotated[
+    tuple[Annotated[str, word("strategy", strategies.entries)], ...],
+    BeforeValidator(read_list),
+]
+Workloads = Annotated[
+    tuple[Annotated[str, word("workload", lambda: workloads.FAMILIES)], ...],
+    BeforeValidator(read_list),
+]
+Precisions = Annotated[
+    tuple[Annotated[Precision, word("precision", lambda: PRECISIONS, PRECISION_ALIASES)], ...],
+    BeforeValidator(read_list),
+]
+Scalings = Annotated[tuple[Annotated[Scaling, choice("scaling", Scaling)], ...], BeforeValidator(read_list)]
+
+
+def _ask(help_text: str, metavar: str | None = None) -> Any:
+    return Field(default=None, description=help_text, title=metavar)
+
+
+class Request(BaseModel):
+    """What was asked; `scalebench.matrix.resolve` says what the Nones become."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    strategy: Strategies | None = _ask("Strategies to measure, named by `scalebench list`.", "NAME,...")
+    gpus: Ranks | None = _ask(
+        "Numbers of ranks: GPUs, or CPU processes where there is no GPU; `all` is every GPU or core. "
+        "Default: all GPUs, or 2 processes.",
+        "N,...|all",
+    )
+    precision: Precisions | None = _ask(
+        "Precisions, explained by `scalebench list precisions`. Default: bf16 where native, else fp32.", "NAME,..."
+    )
+    tf32: Truth | None = _ask("Let fp32 matrix products on CUDA use TF32. Default: no.")
+    workload: Workloads | None = _ask("Models, named by `scalebench list workloads`. Default: gpt.", "NAME,...")
+    size: Texts | None = _ask("Sizes of the model. Default: 124m on a GPU, tiny on a CPU.", "NAME,...")
+    data: Text | None = _ask(
+        "A text file or a folder of them, `stdlib` (Python's own sources, the default) or `synthetic`.", "PATH"
+    )
+    device: Annotated[DeviceChoice, choice("device", DeviceChoice)] | None = _ask(
+        "Where to run. Default: auto, a GPU where one is visible.", "auto|cuda|cpu"
+    )
+    scaling: Scalings | None = _ask(
+        "weak keeps the micro-batch of a rank, strong the global batch. Default: weak, or strong with --global-batch.",
+        "weak|strong,...",
+    )
+    micro_batch: Counts | None = _ask("Samples per rank and forward pass. Default: the size's own.", "N,...")
+    accumulation: Counts | None = _ask("Micro-batches per rank and optimizer step. Default: 1.", "N,...")
+    global_batch: Counts | None = _ask("Samples per optimizer step over all ranks, for strong scaling.", "N,...")
+    steps: Count | None = _ask("Timed optimizer steps of each run, exactly. Default: 50.", "N")
+    warmup_steps: Count | None = _ask("Optimizer steps before them. Default: 10.", "N")
+    repeats: Count | None = _ask("Fresh processes per cell; ranking needs several. Default: 3.", "N")
+    seed: Annotated[int, BeforeValidator(read_seed)] | None = _ask(
+        "Seed of parameters, data and the order of runs. Default: 0.", "N"
+    )
+    compile: Truth | None = _ask("torch.compile the model's regions. Default: no.")
+    activation_checkpointing: Truth | None = _ask("Recompute each block in the backward pass. Default: no.")
+    clip_norm: Annotated[float | str, BeforeValidator(read_clip)] | None = _ask(
+        "Global gradient norm to clip to, or `none`. Default: 1.0.", "X|none"
+    )
+    optimizer: Annotated[OptimizerName, choice("optimizer", OptimizerName)] | None = _ask(
+        "The one optimizer of all strategies. Default: adamw.", "adamw|sgd"
+    )
+    learning_rate: Positive | None = _ask("Its learning rate. Default: 0.0003.", "X")
+    profile: Annotated[Profile, choice("profile", Profile)] | None = _ask(
+        "matched makes backends as alike as they allow; backend-default leaves each as shipped. Default: matched.",
+        "matched|backend-default",
+    )
+    grad_sync: Annotated[GradSync, choice("grad sync", GradSync)] | None = _ask(
+        "Micro-batches on which ranks reduce gradients. Default: last for ddp and ZeRO 0-1, every_micro_batch else.",
+        "last|every_micro_batch",
+    )
+    set: dict[Literal["strategy", "workload"], dict[str, Any]] | None = None
+    deepspeed_config: dict[str, Any] | None = None
+    baseline: Truth | None = _ask("Add `single` at one rank, which efficiency is measured against. Default: yes.")
+    parity: Truth | None = _ask("Check each cell against `single` on the same micro-batches first. Default: no.")
+    timeout: Positive | None = _ask("Longest wait in one collective before a run is given up. Default: 600.", "SECONDS")
+    start_method: Annotated[StartMethod, choice("start method", StartMethod)] | None = _ask(
+        "How ranks start; spawn is slower and depends on less. Default: forkserver.", "forkserver|spawn"
+    )
+    results: Text | None = _ask("Folder that records go to. Default: results.", "DIR")
+    debug: Truth | None = _ask("NCCL and torch debug output and a log per rank; not comparable. Default: no.")
