@@ -1,0 +1,56 @@
+"""`scalebench list`: what can be asked for, without importing torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import click
+
+from scalebench import strategies, workloads
+from scalebench.cli.tables import print_table
+from scalebench.strategies.config import PRECISION_ALIASES
+from scalebench.strategies.precision_table import PRECISION_TABLE
+
+STRATEGY_HEADS = ("strategy", "what it is", "Lightning", "Accelerate", "raw API")
+WORKLOAD_HEADS = ("workload", "size", "parameters", "default micro-batch", "options")
+PRECISION_HEADS = (
+    *("precision", "strategies", "casting", "parameters", "master", "compute", "gradient reduction"),
+    *("optimizer state", "loss scaling", "note", "aliases"),
+)
+
+
+@click.command("list")
+@click.argument("what", type=click.Choice(["strategies", "workloads", "precisions"]), default="strategies")
+def list_(what: str) -> None:
+    """List what can be measured: strategies (the default), workloads or precisions.
+
+    Strategies stand beside the names that Lightning and Accelerate give them and the API behind them; precisions are
+    explained per family of strategies, under the profile `matched`.
+    """
+    if what == "strategies":
+        print_table(STRATEGY_HEADS, strategy_rows())
+    elif what == "workloads":
+        print_table(WORKLOAD_HEADS, workload_rows())
+    else:
+        print_table(PRECISION_HEADS, precision_rows())
+
+
+def strategy_rows() -> Iterator[list[str]]:
+    """A row per strategy; n/a where another library has no name for it."""
+    for name, entry in strategies.entries().items():
+        yield [name, entry.summary, entry.lightning or "n/a", entry.accelerate or "n/a", entry.raw]
+
+
+def workload_rows() -> Iterator[list[str]]:
+    """A row per workload and size, with the options of `--set workload.NAME=VALUE`."""
+    for row in workloads.describe():
+        options = ", ".join(f"{name}={value}" for name, value in row.options.items())
+        yield [row.workload, row.size, f"{row.parameters:,}", str(row.default_micro_batch), options]
+
+
+def precision_rows() -> Iterator[list[str]]:
+    """A row per precision and family of strategies."""
+    for meaning in PRECISION_TABLE:
+        aliases = [alias for alias, name in PRECISION_ALIASES.items() if name == meaning.precision]
+        yield [*(value or "none" for value in dataclasses.astuple(meaning)), ", ".join(aliases) or "none"]

@@ -1,0 +1,182 @@
+"""`scalebench run`: what was asked becomes cells, each is measured in fresh processes, every run becomes a record."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from scalebench.cli.asking import Asked, read_asked, read_assignments
+from scalebench.cli.flags import request_flags
+from scalebench.cli.summary import SUMMARY_HEADS, Finished, describe_plan, exit_code, problems, summary_rows
+from scalebench.cli.tables import print_table
+from scalebench.errors import EXIT_CELL_NOT_OK, EXIT_OK, UserError
+from scalebench.machine import Machine, detect
+from scalebench.matrix import DEFAULT_REPEATS, Request, RequestError, plan, resolve
+from scalebench.records.environment import DEBUG_VARIABLES
+from scalebench.records.record import Record
+from scalebench.spec import PlannedRun, RunSpec
+from scalebench.terminal import open_progress
+
+if TYPE_CHECKING:
+    from scalebench.harness.runner import Progress
+
+DEFAULT_RESULTS = "results"
+
+HELP = """Measure strategies on this machine and record every run.
+
+For example: scalebench run --strategy ddp,fsdp --gpus 1,2 --precision fp32,bf16
+
+Lists are separated by commas; a cell is every combination. Under torchrun this is one worker of one cell.
+"""
+
+
+def command(
+    config: str | None, assignments: Sequence[str], json_lines: bool, local_rank: str | None, **flags: Any
+) -> int:
+    """Carry out `scalebench run`; returns its exit code."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    if assignments:
+        given["set"] = read_assignments(assignments)
+    asked = read_asked(given, Path(config) if config else None)
+    request = asked.request()
+    if request.debug:
+        os.environ.update({name: os.environ.get(name, value) for name, value in DEBUG_VARIABLES.items()})
+    machine = detect(request.device or "auto")
+    if is_worker(os.environ):
+        return work(asked, request, machine, json_lines)
+    return measure(asked, request, machine, json_lines)
+
+
+run = click.Command(
+    "run",
+    callback=command,
+    help=HELP,
+    params=[
+        *request_flags(),
+        click.Option(
+            ["--set", "assignments"],
+            multiple=True,
+            metavar="strategy.X=V|workload.X=V",
+            help="Set an option of the strategies that have it, or of the workload. May be repeated.",
+        ),
+        click.Option(
+            ["--deepspeed-config"], metavar="FILE.json", help="DeepSpeed's own JSON, for the strategy deepspeed."
+        ),
+        click.Option(["--config"], metavar="FILE.toml", help="Read all of this from a file; flags override it."),
+        click.Option(["--json", "json_lines"], is_flag=True, help="Print each record as a line of JSON instead."),
+        click.Option(["--local-rank", "--local_rank"], hidden=True),
+    ],
+)
+
+
+def measure(asked: Asked, request: Request, machine: Machine, json_lines: bool) -> int:
+    """Plan, run and report, on this machine alone."""
+    specs = cells_of(asked, request, machine)
+    runs = plan(specs, request.repeats or DEFAULT_REPEATS, specs[0].seed, parity=bool(request.parity))
+    tell(describe_plan(specs, len(runs), machine))
+    progress = open_progress()
+    try:
+        with progress:
+            execute(runs, request, progress)
+    finally:  # what has ended is shown even when something stops the rest
+        show(progress.finished, json_lines)
+    return exit_code([record for record, _ in progress.finished])
+
+
+def work(asked: Asked, request: Request, machine: Machine, json_lines: bool) -> int:
+    """Be one worker of one cell under a foreign launcher, which says how many there are; rank 0 speaks for all."""
+    world_size = int(os.environ["WORLD_SIZE"])
+    nodes = world_size // int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    machine = replace(machine, gpu_count=machine.gpu_count * nodes, cores=machine.cores * nodes)
+    specs = cells_of(asked, alone(request, world_size), machine)
+    if len(specs) > 1 or specs[0].world_size != world_size:
+        raise UserError(
+            f"under a launcher of {world_size} ranks exactly one cell can run, on all of them; {len(specs)} are asked "
+            f"for, the first on {specs[0].world_size}. Give one strategy, precision and batch."
+        )
+    planned = PlannedRun(spec=specs[0])
+    if os.environ["RANK"] == "0":
+        tell(describe_plan(specs, 1, machine))
+    try:
+        ended = execute_as_worker(planned, request)
+    except UserError:
+        raise
+    except Exception as error:  # recorded by the runner; the launcher ends the other ranks
+        tell([f"rank {os.environ['RANK']}: {type(error).__name__}: {error}"])
+        return EXIT_CELL_NOT_OK
+    if ended is None:
+        return EXIT_OK
+    show([ended], json_lines)
+    return exit_code([ended[0]])
+
+
+def is_worker(environment: Mapping[str, str]) -> bool:
+    """Whether torchrun, torch.distributed.launch or the like started this process as one of its ranks."""
+    return {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"} <= environment.keys()
+
+
+def alone(request: Request, world_size: int) -> Request:
+    """`request` as one launch of `world_size` ranks carries it out. Raises UserError for what needs several."""
+    if request.parity or (request.repeats or 1) > 1:
+        raise UserError(
+            "under a launcher one run is made per launch. Leave --parity and --repeats out, launch it again."
+        )
+    if request.gpus not in (None, (world_size,), ("all",)):
+        raise UserError(f"the launcher started {world_size} ranks. Leave --gpus out.")
+    return request.model_copy(update={"gpus": (world_size,), "baseline": False})
+
+
+def cells_of(asked: Asked, request: Request, machine: Machine) -> list[RunSpec]:
+    """The cells of `request`. Raises UserError that says where a wrong value was given."""
+    try:
+        return resolve(request, machine)
+    except RequestError as error:
+        raise asked.located(error) from None
+
+
+def execute(runs: Sequence[PlannedRun], request: Request, progress: Progress) -> None:
+    """Measure `runs` in fresh processes (imports torch)."""
+    from scalebench.harness import runner
+
+    start_method = request.start_method or "forkserver"
+    runner.execute(runs, results=results_folder(request), progress=progress, start_method=start_method)
+
+
+def execute_as_worker(run: PlannedRun, request: Request) -> tuple[Record, Path] | None:
+    """Be this process's rank of `run` (imports torch)."""
+    from scalebench.harness import runner
+
+    return runner.execute_as_worker(run, results=results_folder(request))
+
+
+def results_folder(request: Request) -> Path:
+    """Where records go."""
+    return Path(request.results or DEFAULT_RESULTS)
+
+
+def show(finished: Finished, json_lines: bool) -> None:
+    """Results on standard output, problems on standard error."""
+    if not finished:
+        return
+    from scalebench.reporting import answer
+
+    records = [record for record, _ in finished]
+    if json_lines:
+        for record in records:
+            click.echo(record.model_dump_json())
+    else:
+        print_table(SUMMARY_HEADS, summary_rows(records))
+        for line in ["", *answer(records), f"Records: {finished[0][1].parent}"]:
+            click.echo(line)
+    tell(problems(finished))
+
+
+def tell(lines: Iterable[str]) -> None:
+    """Messages go to standard error."""
+    for line in lines:
+        click.echo(line, err=True)

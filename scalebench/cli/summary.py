@@ -1,0 +1,128 @@
+"""What `scalebench run` prints around its runs: what is going to run, what came out, what went wrong and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scalebench.errors import EXIT_CELL_NOT_OK, EXIT_INTERRUPTED, EXIT_OK
+from scalebench.machine import Machine
+from scalebench.records.record import Record
+from scalebench.spec import RunSpec
+
+if TYPE_CHECKING:
+    from scalebench.analysis.cells import Cell
+
+Finished = Sequence[tuple[Record, Path]]
+
+REMEDIES = {
+    "oom": "Use a smaller --micro-batch, --activation-checkpointing, or a strategy that shards more.",
+    "timeout": "Raise --timeout, or look at each rank with --debug.",
+    "failed": "See the record's error and log; --debug keeps a log per rank.",
+}
+AXES = ("strategy", "world_size", "precision", "micro_batch", "accumulation", "global_batch")
+"""What the table of planned cells always shows."""
+
+
+def describe_plan(specs: Sequence[RunSpec], runs: int, machine: Machine) -> list[str]:
+    """The resolved values: those that all cells share, then a row per cell, then what to know before it starts."""
+    values = [spec.model_dump(mode="json") | {"global_batch": spec.global_batch} for spec in specs]
+    shared = [key for key in values[0] if key not in AXES and all(v[key] == values[0][key] for v in values)]
+    columns = [*AXES, *(key for key in values[0] if key not in AXES and key not in shared)]
+    heading = f"{_count(len(specs), 'cell')}, {_count(runs, 'run')} in blocks shuffled by seed {specs[0].seed}"
+    return [
+        f"{heading}; on {where(machine)}",
+        *(f"  {key}: {_plain(values[0][key])}" for key in shared),
+        *_aligned([columns, *([_plain(row[key]) for key in columns] for row in values)]),
+        *cautions(specs, machine),
+    ]
+
+
+def where(machine: Machine) -> str:
+    """The machine in a few words."""
+    if machine.device == "cpu":
+        return f"{_count(machine.cores, 'core')}: no GPU is used, ranks are CPU processes over gloo"
+    return f"{_count(machine.gpu_count, 'GPU')} ({', '.join(dict.fromkeys(machine.gpu_names)) or 'name unknown'})"
+
+
+def cautions(specs: Sequence[RunSpec], machine: Machine) -> list[str]:
+    """What a person should know before the runs start."""
+    most = max(spec.world_size for spec in specs)
+    found = []
+    if machine.device == "cpu" and most > machine.cores:
+        found.append(
+            f"oversubscribed: {most} ranks on {_count(machine.cores, 'core')}; "
+            "such runs are marked and no efficiency is computed from them."
+        )
+    if specs[0].debug:
+        found.append("--debug slows runs down; their records are marked not comparable.")
+    return found
+
+
+SUMMARY_HEADS = ("strategy", "ranks", "precision", "global batch", "throughput per second", "runs")
+
+
+def summary_rows(records: Sequence[Record]) -> Iterator[list[str]]:
+    """A row per cell: throughput with its interval, and how its runs ended."""
+    # Here and not above: scipy and pandas take seconds, and most mistakes end before anything is measured.
+    from scalebench.analysis.cells import cells
+    from scalebench.reporting.text import UNKNOWN, with_interval
+
+    for cell in cells(records):
+        spec = cell.spec
+        shown = f"{with_interval(cell.throughput)} {cell.item}" if cell.throughput else UNKNOWN
+        yield [spec.strategy, str(spec.world_size), cell.precision, str(spec.global_batch), shown, _endings(cell)]
+
+
+def problems(finished: Finished) -> list[str]:
+    """One line per way in which a cell did not end well: what, why, what to do, and the first record that shows it."""
+    found: dict[str, Path] = {}
+    for record, path in finished:
+        problem = problem_of(record)
+        if problem:
+            found.setdefault(problem, path)
+    return [f"{problem} ({path})" for problem, path in found.items()]
+
+
+def problem_of(record: Record) -> str | None:
+    """What is wrong with how this run ended, or None."""
+    spec = record.spec
+    cell = f"{spec.strategy} on {_count(spec.world_size, 'rank')} in {spec.precision}"
+    if record.status != "ok":
+        reason = (record.reason or "no reason recorded").rstrip(".")
+        return f"{cell}: {record.status}: {reason}. {REMEDIES.get(record.status, '')}".rstrip()
+    if record.parity and not record.parity.passed:
+        return f"{cell}: parity failed: it did not train the same model as single."
+    return None
+
+
+def exit_code(records: Sequence[Record]) -> int:
+    """130 when interrupted, 3 when any run did not end ok (`unsupported` included) or failed parity, else 0."""
+    if any(record.status == "interrupted" for record in records):
+        return EXIT_INTERRUPTED
+    return EXIT_CELL_NOT_OK if any(problem_of(record) for record in records) else EXIT_OK
+
+
+def _endings(cell: Cell) -> str:
+    statuses = [record.status for record in cell.records]
+    return ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items()) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
