@@ -99,8 +99,9 @@ def not_measured_because(record: Record) -> str | None:
 
 
 def ordered(records: Iterable[Record]) -> list[Record]:
-    """Records in the order they ran, whatever order they were given in."""
-    return sorted(records, key=lambda r: (r.started_at, r.session, r.order, r.file_name))
+    """Records in the order they ran, however they were given, each once: a copied file is no second process."""
+    distinct = {(record.session, record.file_name): record for record in records}
+    return sorted(distinct.values(), key=lambda r: (r.started_at, r.session, r.order, r.file_name))
 
 
 def cells(records: Iterable[Record]) -> list[Cell]:

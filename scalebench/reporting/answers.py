@@ -82,7 +82,9 @@ def _finding(experiment: Experiment, group: Sequence[Cell]) -> str:
 def _ranked(experiment: Experiment, ranking: Ranking, named: dict[str, Cell]) -> str:
     best, contenders = ranking.best, ranking.contenders
     nearest, margin = next(iter(ranking.margins.items()))
-    interval = f"95% interval {change(margin.low or 0)} to {change(margin.high or 0)}"
+    interval = "95% interval wider than 10-fold"
+    if margin.bounded and margin.low and margin.high:
+        interval = f"95% interval {change(margin.low)} to {change(margin.high)}"
     if ranking.winner:
         text = f"{best} is fastest, {change(margin.value)} over {nearest} ({interval})"
     else:

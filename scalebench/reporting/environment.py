@@ -9,9 +9,16 @@ from collections.abc import Sequence
 from scalebench.records.record import Record
 
 from .table import Table, table
-from .text import UNKNOWN
+from .text import UNKNOWN, size
 
-WORDS = {"cpu_model": "CPU", "gpus": "GPUs", "commit": "scalebench commit", "dirty": "uncommitted changes"}
+WORDS = {
+    "cpu_model": "CPU",
+    "cores_allowed": "cores allowed",
+    "memory_bytes": "memory",
+    "gpus": "GPUs",
+    "commit": "scalebench commit",
+    "dirty": "uncommitted changes",
+}
 
 
 def environment_table(records: Sequence[Record]) -> Table | None:
@@ -40,11 +47,13 @@ def _facts(record: Record) -> dict[str, str]:
     """What is known of a record's environment, as text; a host's name says where, not what, and changes at will."""
     facts = {name: value for name, value in record.environment.items() if name not in ("host", "variables", "topology")}
     variables = record.environment.get("variables")
-    shown = {name: _text(value) for name, value in facts.items() if value not in (None, [])}
+    shown = {name: _text(name, value) for name, value in facts.items() if value not in (None, [])}
     return shown | (dict(sorted((str(k), str(v)) for k, v in variables.items())) if isinstance(variables, dict) else {})
 
 
-def _text(value: object) -> str:
+def _text(name: str, value: object) -> str:
+    if name.endswith("_bytes") and isinstance(value, int):
+        return size(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):

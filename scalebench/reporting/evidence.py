@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from scalebench.analysis.cells import Cell, machine, not_measured_because, ordered
 from scalebench.records.record import Contract, Record
+from scalebench.strategies.config import PRECISIONS
 
-from .experiments import Experiment
-from .table import Row, Table, place, table
+from .experiments import Experiment, strategy_order
+from .table import RANK_WORDS, Row, Table, place, table
 from .text import UNKNOWN, known
 
 _DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "float64": "fp64"}
@@ -17,13 +18,11 @@ _DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "float64": 
 def contracts(experiment: Experiment) -> Table | None:
     """What was observed on the running models: a row per strategy, precision and distinct contract."""
     found: dict[str, dict[str, dict[str, None]]] = {}
-    unit = "GPUs" if experiment.unit == "GPU" else "processes"
-    for cell in sorted(experiment.cells, key=lambda cell: cell.spec.world_size):
-        for record in _finished(cell):
-            place = {"strategy": experiment.names[cell], "precision": cell.precision}
-            row = place | {unit: str(cell.spec.world_size)} | _contract_row(record.contract)
+    for cell in sorted(experiment.cells, key=_by_strategy):
+        for contract in (record.contract for record in _finished(cell) if record.contract):
+            row = {"strategy": experiment.names[cell]} | place(experiment, cell) | _contract_row(contract)
             # ranks and, since nothing is reduced on one of them, the dtype of reduction may differ within a row
-            same = str({name: text for name, text in row.items() if name not in (unit, "gradient reduce")})
+            same = str({name: text for name, text in row.items() if name not in (*RANK_WORDS, "gradient reduce")})
             values = found.setdefault(same, {name: {} for name in row})
             for name, text in row.items():
                 values[name].setdefault(text)
@@ -31,6 +30,11 @@ def contracts(experiment: Experiment) -> Table | None:
         {name: ", ".join([t for t in texts if t != "–"] or texts) for name, texts in v.items()} for v in found.values()
     ]
     return table("Contract, as observed on the running model", *_common_to_all(rows))
+
+
+def _by_strategy(cell: Cell) -> tuple[object, ...]:
+    spec = cell.spec
+    return (strategy_order(spec.strategy), PRECISIONS.index(spec.precision), spec.tf32, spec.world_size)
 
 
 def _common_to_all(rows: list[Row]) -> tuple[list[Row], list[str]]:
@@ -44,12 +48,16 @@ def _common_to_all(rows: list[Row]) -> tuple[list[Row], list[str]]:
 
 
 def unmatched(experiment: Experiment) -> Table | None:
-    """What the matched profile asks for and a backend could not give."""
-    reasons: dict[tuple[str, str], None] = {}
-    for cell in experiment.cells:
-        for record in _finished(cell):
-            reasons |= {(experiment.names[cell], sentence): None for sentence in record.unmatched}
-    return table("What could not be matched", [{"strategy": name, "difference": text} for name, text in reasons])
+    """What the matched profile asks for and a backend could not give, and in which precisions."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for cell in sorted(experiment.cells, key=_by_strategy):
+        for sentence in (sentence for record in _finished(cell) for sentence in record.unmatched):
+            found.setdefault((experiment.names[cell], sentence), {}).setdefault(cell.precision)
+    rows = [
+        {"strategy": name, "precision": ", ".join(precisions), "difference": sentence}
+        for (name, sentence), precisions in found.items()
+    ]
+    return table("What could not be matched", rows)
 
 
 def not_measured(experiment: Experiment) -> Table | None:
@@ -163,9 +171,7 @@ def dtype_name(name: str | None) -> str:
     return "–" if name is None else "+".join(_DTYPES.get(part, part) for part in name.split("+"))
 
 
-def _contract_row(contract: Contract | None) -> Row:
-    if contract is None:
-        return {"contract": UNKNOWN}
+def _contract_row(contract: Contract) -> Row:
     extras = [
         f"{contract.compiled_regions} compiled regions" if contract.compiled_regions else "",
         f"{contract.recomputed} regions recomputed" if contract.recomputed else "",

@@ -148,7 +148,7 @@ def _titles(groups: Sequence[Sequence[Cell]]) -> list[str]:
 
 def _distinctions(own: dict[str, str], others: Sequence[dict[str, str]]) -> str:
     differing = [name for name in own if any(other.get(name) != own[name] for other in others)]
-    return "".join(f", {name.replace('_', ' ')} {own[name]}" for name in differing)
+    return "".join(f", {name.replace('_', ' ')} {own[name].replace('None', 'not set')}" for name in differing)
 
 
 def _settings(cell: Cell) -> dict[str, str]:

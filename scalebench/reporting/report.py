@@ -73,7 +73,10 @@ def _experiment(experiment: Experiment, parity: Sequence[Record], plots: Sequenc
         yield image(title, file_name)
     yield from _section(tables.memory(experiment), level=3)
     yield from _section(tables.precision(experiment), level=3)
-    yield from _section(evidence.contracts(experiment), level=3)
+    contracts = evidence.contracts(experiment)
+    yield from _section(contracts, level=3)
+    if contracts is None:
+        yield "Contract: n/a, nothing was observed on the running models."
     yield from _section(evidence.unmatched(experiment), level=3)
     yield from _section(evidence.not_measured(experiment), level=3)
 

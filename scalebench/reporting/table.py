@@ -14,6 +14,9 @@ from .text import UNKNOWN
 
 Row = dict[str, str]
 
+RANK_WORDS = ("GPUs", "processes")
+"""The column of ranks, on a GPU and on a CPU."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
@@ -33,5 +36,5 @@ def table(title: str, rows: Sequence[Row], notes: Sequence[str] = ()) -> Table |
 
 def place(experiment: Experiment, cell: Cell) -> Row:
     """Ranks and precision of a cell."""
-    column = "GPUs" if experiment.unit == "GPU" else "processes"
+    column = RANK_WORDS[0 if experiment.unit == "GPU" else 1]
     return {column: str(cell.spec.world_size), "precision": cell.precision}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from scalebench.stats.intervals import Estimate
+from scalebench.stats.intervals import USELESS_WIDTH, Estimate
 
 UNKNOWN = "n/a"
+TOO_WIDE = f"[interval wider than {USELESS_WIDTH:g}-fold]"
 Show = Callable[[float], str]
 
 _BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -44,18 +45,24 @@ def milliseconds(seconds: float) -> str:
 
 def size(value: float) -> str:
     """Bytes in binary units: `12.3 MiB`."""
+    unit, scale = binary_unit(value)
+    return f"{figure(value / scale, 3)} {unit}"
+
+
+def binary_unit(value: float) -> tuple[str, int]:
+    """The unit that suits `value` bytes, and how many bytes it is."""
     power = min(len(_BINARY_UNITS) - 1, int(math.log(value, 1024))) if value >= 1 else 0
-    return f"{figure(value / 1024**power, 3)} {_BINARY_UNITS[power]}"
+    return _BINARY_UNITS[power], 1024**power
 
 
 def with_interval(estimate: Estimate | None, show: Show = figure) -> str:
-    """`value [low – high]`; a within-run interval is marked, a value without an interval stands alone, None is n/a."""
+    """`value [low – high]`; within-run intervals are marked, useless ones are called so, None is n/a."""
     if estimate is None:
         return UNKNOWN
     if estimate.low is None or estimate.high is None:
         return show(estimate.value)
-    mark = " within run" if estimate.within_run else ""
-    return f"{show(estimate.value)} [{show(estimate.low)} – {show(estimate.high)}]{mark}"
+    interval = f"[{show(estimate.low)} – {show(estimate.high)}]" if estimate.bounded else TOO_WIDE
+    return f"{show(estimate.value)} {interval}" + (" within run" if estimate.within_run else "")
 
 
 def known(value: float | None, show: Show = figure) -> str:

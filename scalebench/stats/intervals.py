@@ -17,6 +17,7 @@ CONFIDENCE = 0.95
 BATCHES = 5
 """Batches of a within-run interval: few and long, since only long ones outlast the correlation between steps."""
 LEAST_BATCH_STEPS = 10
+USELESS_WIDTH = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,11 @@ class Estimate:
     high: float | None = None
     processes: int
     within_run: bool = False
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is an interval that says anything: less than `USELESS_WIDTH`-fold from end to end."""
+        return self.low is not None and self.high is not None and self.high < USELESS_WIDTH * self.low
 
     def scaled(self, factor: float) -> Estimate:
         """The estimate in another unit, or per rank: everything times `factor` (> 0)."""

@@ -100,5 +100,11 @@ def test_a_busy_machine_is_a_caution() -> None:
     assert any("caution: other programs" in line for line in lines)
 
 
+def test_an_interval_that_says_nothing_is_not_printed_as_digits() -> None:
+    lines = answer(repeats("ddp", [0.01, 0.05]) + repeats("fsdp", [0.02, 0.04]))
+    assert "no measurable difference" in lines[1]
+    assert "wider than 10-fold" in lines[1]
+
+
 def test_no_records_no_answer() -> None:
     assert answer([]) == []

@@ -166,6 +166,7 @@ def test_gpu_figures_are_a_verdict() -> None:
         (change(1.0811), "+8.1%"),
         (change(1.0002), "+0.02%"),
         (with_interval(None), "n/a"),
+        (with_interval(Estimate(value=2, low=0.1, high=3, processes=2), str), "2 [interval wider than 10-fold]"),
         (with_interval(Estimate(value=2, low=1, high=3, processes=1, within_run=True), str), "2 [1 – 3] within run"),
     ],
 )

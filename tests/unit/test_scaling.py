@@ -159,6 +159,11 @@ def test_failed_repeats_belong_to_the_cell_that_read_its_data() -> None:
     assert [len(c.records) for c in found] == [2, 1]
 
 
+def test_a_record_that_was_copied_counts_once() -> None:
+    records = make_repeats(make_spec(), [0.010, 0.011])
+    assert len(cells(records + records)[0].values(lambda record: record.wall_seconds)) == 2
+
+
 def test_precision_gain_is_over_fp32_of_the_same_cell() -> None:
     records = [
         make_record(make_spec(precision="fp32"), 0.015, memory={"tensor_peak": 200}),
