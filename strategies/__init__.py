@@ -169,9 +169,14 @@ def entries() -> dict[str, Entry]:
     return found | BUILTIN
 
 
+def entry(name: str) -> Entry:
+    """The entry of `name`. Installed packages, a search of milliseconds, are asked only when it is not ours. KeyError."""
+    return BUILTIN[name] if name in BUILTIN else entries()[name]
+
+
 def strategy_class(name: str) -> type[Strategy]:
     """The class behind `name` (imports its module). KeyError for an unknown name, ImportError for a missing package."""
-    module_name, _, class_name = entries()[name].target.partition(":")
+    module_name, _, class_name = entry(name).target.partition(":")
     package = __name__ if name in BUILTIN else None
     module = importlib.import_module(f".{module_name}" if package else module_name, package)
     return getattr(module, class_name)  # type: ignore[no-any-return]
@@ -179,15 +184,15 @@ def strategy_class(name: str) -> type[Strategy]:
 
 def default_grad_sync(name: str) -> GradSync:
     """When strategy `name` reduces gradients unless asked otherwise. Imports torch only for a third party's."""
-    return entries()[name].grad_sync or strategy_class(name).default_grad_sync
+    return entry(name).grad_sync or strategy_class(name).default_grad_sync
 
 
 def option_fields(name: str) -> dict[str, dataclasses.Field[Any]]:
     """The options of `--set strategy.NAME=VALUE`, by name, without those that the strategy's name already fixes."""
-    fixed = entries()[name].preset
+    fixed = entry(name).preset
     return {f.name: f for f in dataclasses.fields(strategy_class(name)) if f.name not in fixed}
 
 
 def create(name: str, options: Mapping[str, Any] | None = None) -> Strategy:
     """The strategy `name` with `options` over its preset. KeyError: unknown name; TypeError: unknown option."""
-    return strategy_class(name)(**(dict(entries()[name].preset) | dict(options or {})))
+    return strategy_class(name)(**(dict(entry(name).preset) | dict(options or {})))

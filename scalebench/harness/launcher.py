@@ -2,7 +2,7 @@
 
 Each run gets fresh processes, forked from a server in which torch (and DeepSpeed, when a run needs it) is loaded: start-up all
 but vanishes and nothing of one run can leak into the next. The server never touches CUDA, so forking from it is safe.
-Nothing listens beyond this process: the agent's own meeting goes through a file, and so does the ranks'.
+Nothing listens beyond loopback: the agent has nobody to meet, and the ranks meet through a file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from scalebench.harness import worker
+from scalebench.harness import rendezvous, worker
 from scalebench.harness.job import Job, RankFailure, Report
 from scalebench.harness.lifeline import RankProcesses
 from scalebench.harness.worker import PHASE_FILE
@@ -41,8 +41,6 @@ SHUTDOWN_SECONDS = 5
 IMPORT_ENVIRONMENT = {
     # Importing DeepSpeed asks whether CUDA is there; asked through NVML, the answer leaves no CUDA context behind.
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
-    # The agent's meeting point would otherwise be shared with the workers, as a store that listens on every interface.
-    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
 }
 
 
@@ -95,13 +93,10 @@ class Launcher:
             max_nodes=1,
             nproc_per_node=ranks,
             run_id=uuid.uuid4().hex,
-            rdzv_backend="c10d",
-            rdzv_configs={"store_type": "file", "timeout": 60},
-            rdzv_endpoint=str(folder / "agent"),
+            rdzv_backend=rendezvous.BACKEND,
             max_restarts=0,
             monitor_interval=MONITOR_SECONDS,
             start_method=self.start_method,
-            local_addr="127.0.0.1",
             logs_specs=DefaultLogsSpecs(log_dir=str(folder / "logs"), redirects=Std.ALL),
         )
 
