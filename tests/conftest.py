@@ -3,6 +3,11 @@
 import sys
 from pathlib import Path
 
+from hypothesis import settings
+
 ROOT = str(Path(__file__).resolve().parents[1])
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
+
+settings.register_profile("scalebench", deadline=None)  # a busy machine must not fail a test
+settings.load_profile("scalebench")

@@ -39,7 +39,7 @@ def resolve(request: Request, machine: Machine) -> list[RunSpec]:
     places = strategies_at_ranks(request, machine)
     ranks = tuple(dict.fromkeys(count for _, count in places))
     common = common_fields(request) | placement_fields(machine, max(ranks))
-    own = strategy_fields(request, [strategy for strategy, _ in places])
+    own = strategy_fields(request, list(dict.fromkeys(strategy for strategy, _ in places)))
     return list(
         dict.fromkeys(
             RunSpec(

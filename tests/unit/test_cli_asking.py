@@ -178,7 +178,7 @@ lines = st.one_of(st.builds("{} = {}".format, fields, odd), st.text(max_size=12)
 
 
 @given(body=st.lists(lines, max_size=5))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_no_file_makes_anything_but_a_request_or_an_error_for_people(
     tmp_path_factory: pytest.TempPathFactory, body: list[str]
 ) -> None:

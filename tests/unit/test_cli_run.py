@@ -282,7 +282,7 @@ WORDS_AND_WORSE = [*WORDS.split(), "", "\0", "\udcff", "x" * 300]
         st.one_of(st.sampled_from(FLAGS), st.sampled_from(WORDS_AND_WORSE), st.text(max_size=6)), max_size=7
     )
 )
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_command_line_makes_a_traceback(
     executor: Executor, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
