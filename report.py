@@ -2,14 +2,7 @@
 
 import sys
 
-import click
-
-from scalebench.cli.report import report
-from scalebench.errors import UserError
+from scalebench.cli.main import main
 
 if __name__ == "__main__":
-    try:
-        report(prog_name="report.py")
-    except UserError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+    main(["report", *sys.argv[1:]])

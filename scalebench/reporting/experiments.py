@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -184,10 +185,18 @@ def _rivals(a: Cell, b: Cell) -> bool:
 
 def _name(cell: Cell, rivals: Sequence[Cell]) -> str:
     spec = cell.spec
-    options = [f"{key}={value}" for key, value in sorted(spec.strategy_options.items())]
+    options = [f"{key}={_option_text(value)}" for key, value in sorted(spec.strategy_options.items())]
     fields = [
         f"{field}={getattr(spec, field)}"
         for field in ("grad_sync", "micro_batch", "accumulation")
         if any(getattr(other.spec, field) != getattr(spec, field) for other in rivals)
     ]
     return spec.strategy + (f" ({', '.join(options + fields)})" if options or fields else "")
+
+
+def _option_text(value: object) -> str:
+    """A short value as it is; a long one (a whole DeepSpeed configuration) as a hash that tells it from others."""
+    if isinstance(value, (bool, int, float)) or value is None:
+        return str(value)
+    text = json.dumps(value, sort_keys=True)
+    return str(value) if len(text) <= 20 else hashlib.sha256(text.encode()).hexdigest()[:6]

@@ -81,6 +81,15 @@ def test_other_options_of_one_strategy_are_told_apart() -> None:
     assert "over fsdp (reshard_after_forward=False)" in line
 
 
+def test_whole_configurations_are_told_apart_by_a_hash() -> None:
+    configs = [{"config": {"zero_optimization": {"stage": 2, "overlap_comm": value}}} for value in (False, True)]
+    specs = [make_spec(strategy="deepspeed", world_size=2, strategy_options=options) for options in configs]
+    line = answer(make_repeats(specs[0], FAST) + make_repeats(specs[1], SLOW))[1]
+    names = re.findall(r"deepspeed \(config=[0-9a-f]{6}\)", line)
+    assert len(set(names)) == 2
+    assert "zero_optimization" not in line
+
+
 def test_different_experiments_have_different_headings() -> None:
     lines = answer([make_record(make_spec()), make_record(make_spec(seed=7))])
     headings = [line for line in lines if line.endswith(":")]

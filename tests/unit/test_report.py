@@ -241,5 +241,5 @@ def test_report_py_runs_without_torch_and_without_a_traceback(tmp_path: Path) ->
     assert good.returncode == 0, good.stderr
     missing = run("--results", "nowhere")
     assert missing.returncode == 2
-    assert missing.stderr.startswith("error: 'nowhere' does not exist")
+    assert missing.stderr.startswith("scalebench: error: 'nowhere' does not exist")
     assert len(missing.stderr.splitlines()) == 1
