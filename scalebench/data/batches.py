@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from scalebench.data.base import SampleSource
 from scalebench.data.sampler import GlobalBatchSampler
 from scalebench.strategies.base import Batch
-from scalebench.workloads.base import SampleSource
 
 FETCHED_SAMPLES = 64
 """About how many samples are fetched at once, so that the cost of a fetch, spread over its steps, all but vanishes."""

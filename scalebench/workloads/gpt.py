@@ -1,8 +1,8 @@
 """The `gpt` workload: a decoder of the GPT-2/3 family with its loss, written for speed.
 
 Pre-norm blocks, learned positions, GELU, biases everywhere but in the output layer, which is the token embedding
-(Radford et al. 2019; Brown et al. 2020, arXiv:2005.14165). GELU is the exact one: its tanh approximation, OpenAI's
-choice, takes twice as long on CPUs. No block holds what tells it from the others, so one compiled graph serves all.
+(Radford et al. 2019; Brown et al. 2020, arXiv:2005.14165). GELU is the exact one: OpenAI's tanh approximation takes about
+twice as long on CPUs. No block holds what tells it from the others, so one compiled graph serves all.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from scalebench.data.base import SampleSource
 from scalebench.data.tokens import open_tokens
 from scalebench.strategies.base import Batch
 from scalebench.theory.flops import gpt_flops_per_sample
-from scalebench.workloads.base import SampleSource
 from scalebench.workloads.gpt_config import DEFAULT_MICRO_BATCH, GPTConfig
 
 INIT_STD = 0.02

@@ -25,8 +25,9 @@ def wanted(source, steps):
     found = []
     for epoch in range(steps):
         sampler.set_epoch(epoch)
-        for indices in sampler:
-            found.append([source.__getitems__(part) for part in indices.split(SHARING["micro_batch"])])
+        found.extend(
+            [source.__getitems__(part) for part in indices.split(SHARING["micro_batch"])] for indices in sampler
+        )
     return found[:steps]
 
 

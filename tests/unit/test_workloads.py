@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -64,9 +65,18 @@ def test_mistakes_are_named_with_what_is_allowed(arguments, words):
 def test_names_and_options_need_no_torch():
     code = """
 import sys
+from pathlib import Path
 from scalebench import data, workloads
 workloads.resolve_options("gpt", "tiny", {"dropout": 0.1})
 list(workloads.describe()), workloads.size_names("gpt"), data.resolve_name("synthetic")
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_documented_sizes_are_the_real_ones():
+    text = (Path(__file__).parents[2] / "docs" / "workloads.md").read_text()
+    for info in workloads.describe():
+        names = ("num_layers", "hidden_size", "num_heads", "context_length", "vocab_size")
+        numbers = [*(info.options[name] for name in names), info.parameters, info.default_micro_batch]
+        assert f"| {info.size} | {' | '.join(f'{number:,}' for number in numbers)} |" in text
