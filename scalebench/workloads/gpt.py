@@ -1,8 +1,8 @@
 """The `gpt` workload: a decoder of the GPT-2/3 family with its loss, written for speed.
 
 Pre-norm blocks, learned positions, GELU, biases everywhere but in the output layer, which is the token embedding
-(Radford et al. 2019; Brown et al. 2020, arXiv:2005.14165). GELU is the exact one: OpenAI's tanh approximation takes about
-twice as long on CPUs. No block holds what tells it from the others, so one compiled graph serves all.
+(Radford et al. 2019; Brown et al. 2020, arXiv:2005.14165). GELU is the exact one: OpenAI's tanh approximation takes
+about twice as long on CPUs. No block holds what tells it from the others, so one compiled graph serves all.
 """
 
 from __future__ import annotations
