@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from .config import TrainConfig
 
@@ -37,5 +36,5 @@ class LossScaler(torch.amp.GradScaler):
         for flag in found.values():
             if self._agree:
                 dist.all_reduce(flag, dist.ReduceOp.MAX)
-            self._skipped += (flag.full_tensor() if isinstance(flag, DTensor) else flag).to(self._skipped.device)
+            self._skipped += flag.to(self._skipped.device)
         return found

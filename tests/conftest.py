@@ -1,9 +1,12 @@
 """Make `tests` importable by name, in the processes that tests start too: `from tests.distributed.ranks import …`."""
 
+import os
 import sys
 from pathlib import Path
 
 from hypothesis import settings
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # several ranks share few cores, and idle threads spin
 
 ROOT = str(Path(__file__).resolve().parents[1])
 if ROOT not in sys.path:

@@ -37,18 +37,24 @@ class ToyModel(nn.Module):
         self.norm = nn.LayerNorm(toy.width)
         self.head = nn.Linear(toy.width, toy.vocabulary, bias=False)
         self.head.weight = self.embedding.weight
+        if toy.unused_parameter:
+            self.unused = nn.Parameter(torch.empty(toy.width))
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         hidden = self.embedding(batch["input"]) + self.position[self.order]
         for block in self.blocks:
             hidden = block(hidden)
         logits = self.head(self.norm(hidden)).float()
-        return nn.functional.cross_entropy(logits.flatten(0, 1), batch["target"].flatten())
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), batch["target"].flatten())
+        return loss + batch["spike"].sum() * self.position[0, 0].float()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Toy:
-    """The workload. Samples are [length] token ids; a micro-batch is {"input", "target"}, each [samples, length]."""
+    """The workload. A micro-batch is {"input", "target"}, token ids [samples, length], and "spike" [samples].
+
+    The spike is 0, but in step `spike_step` so large that an element of one gradient overflows once the loss is scaled.
+    """
 
     name: str = "toy"
     vocabulary: int = 37
@@ -56,6 +62,8 @@ class Toy:
     length: int = 6
     depth: int = 3
     dropout: float = 0.0
+    spike_step: int | None = None
+    unused_parameter: bool = False
 
     def build(self) -> nn.Module:
         return ToyModel(self)
@@ -83,7 +91,8 @@ class Toy:
         """Global micro-batch `index` of optimizer step `step`: the same whoever asks for it."""
         generator = torch.Generator().manual_seed(1000 * step + index)
         ids = torch.randint(0, self.vocabulary, (samples, self.length + 1), generator=generator)
-        return {"input": ids[:, :-1], "target": ids[:, 1:]}
+        spike = torch.full((samples,), 1e36 if step == self.spike_step else 0.0)
+        return {"input": ids[:, :-1], "target": ids[:, 1:], "spike": spike}
 
     def share(self, step: int, rank: int, accumulation: int) -> list[Batch]:
         """The micro-batches of `rank` in `step`: `accumulation` of them in a row."""
@@ -115,6 +124,8 @@ def train_plainly(
     update = _plain_optimizer(model, optimizer)
     losses, norms = [], []
     for step in range(steps):
+        if step == toy.spike_step:
+            continue  # loss scaling drops it
         update.zero_grad()
         total = 0.0
         for index in range(micro_batches):
