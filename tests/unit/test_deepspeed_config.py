@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ RUN = TrainConfig(
     optimizer=OptimizerConfig(name="adamw", learning_rate=1e-3, weight_decay=0.1, betas=(0.9, 0.95), eps=1e-8),
 )
 RANKS = 3
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(**changes: Any) -> TrainConfig:
@@ -224,10 +227,18 @@ def test_holding_gradients_back_at_stage_2_needs_a_deepspeed_that_can(monkeypatc
     assert strategies.create("deepspeed_stage_2").unsupported_reason(late, "cpu", RANKS) is None
 
 
-def test_a_missing_deepspeed_makes_its_cells_unsupported(monkeypatch: pytest.MonkeyPatch) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "deepspeed" else find(name))
-    assert reason("deepspeed_stage_2") == "deepspeed is not installed: pip install deepspeed"
+WITHOUT_DEEPSPEED = """
+import sys
+sys.modules["deepspeed"] = None
+from scalebench import strategies
+from scalebench.strategies.config import TrainConfig
+print(strategies.create("deepspeed_stage_2").unsupported_reason(TrainConfig(), "cpu", 2))
+"""
+
+
+def test_a_missing_deepspeed_makes_its_cells_unsupported() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_DEEPSPEED], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("deepspeed is not installed: pip install deepspeed\n", "")
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
