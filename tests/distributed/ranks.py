@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import pickle
@@ -18,7 +19,15 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
-PRELOADED = ["pytest", "torch.distributed.fsdp", "torch.distributed.tensor", "torch.nn.parallel", "torch._dynamo"]
+# DeepSpeed imports its Muon, and with it the whole compiler, when its first engine is built.
+PRELOADED = [
+    "deepspeed.runtime.zero.muon.muon_optimizer",
+    "pytest",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor",
+    "torch.nn.parallel",
+    "torch._dynamo",
+]
 
 
 class RankError(AssertionError):
@@ -44,6 +53,7 @@ def run_ranks(fn: Callable[..., Result], world_size: int, *args: Any, timeout: f
 
 
 def _start(payload: bytes, rank: int, world_size: int, folder: Path) -> tuple[ForkServerProcess, Connection]:
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # the server imports DeepSpeed, which would look for a GPU
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     ours, theirs = context.Pipe()
@@ -93,6 +103,7 @@ def _outcome(payload: bytes, rank: int, world_size: int, folder: Path) -> tuple[
     import torch.distributed as dist
 
     torch.set_num_threads(1)
+    gc.freeze()  # DeepSpeed collects garbage for each engine: not all that was imported, again and again
     try:
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
         fn, args = pickle.loads(payload)

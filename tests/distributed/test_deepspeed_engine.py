@@ -56,7 +56,7 @@ class Traffic(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-DEEP = Toy(depth=12)
+DEEP = Toy(depth=8)
 """Deep enough that what happens around the middle of the step, where backward turns back, does not decide."""
 
 
