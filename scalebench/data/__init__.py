@@ -6,7 +6,7 @@ standard library, real text on every machine), `synthetic`, or the path of a tex
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING, Any
 
 from scalebench.errors import UserError
@@ -29,14 +29,10 @@ def resolve_name(given: str | None = None) -> str:
         return STDLIB
     if given == SYNTHETIC:
         return SYNTHETIC
-    name = given.removeprefix("text:")
-    try:
-        path = Path(name).expanduser().resolve(strict=True)
-    except (OSError, RuntimeError):  # RuntimeError: no such user after ~, or a circle of links
-        path = None
-    if not name or path is None:
+    path = os.path.expanduser(given.removeprefix("text:"))
+    if not os.path.exists(path):  # False also for unknown users, circles of links and what no path can be
         raise UserError(f"data '{given}' does not exist. Give {DATA_HELP}.")
-    return f"text:{path}"
+    return f"text:{os.path.realpath(path)}"
 
 
 def __getattr__(name: str) -> Any:

@@ -181,7 +181,9 @@ def test_a_file_that_cannot_be_read_is_an_error_with_a_remedy(tmp_path):
         text_samples(f"text:{unreadable}", context_length=10, cache=tmp_path)
 
 
-@pytest.mark.parametrize("given", ["nowhere.txt", "", "text:nowhere", "synthetik"])
+@pytest.mark.parametrize(
+    "given", ["nowhere.txt", "", "text:", "text:nowhere", "synthetik", "~nobody-here/text", "x" * 5000, "a\0b"]
+)
 def test_data_that_does_not_exist_is_refused_by_name(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"does not exist.*'stdlib'.*'synthetic'"):
