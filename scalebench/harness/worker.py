@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -144,7 +145,7 @@ class Window:
     cpu_seconds: float | None = None
     host_busy_seconds: float | None = None
 
-    def hooks(self) -> dict[int, object]:
+    def hooks(self) -> dict[int, Callable[[], None]]:
         self.phase.enter("warm-up")
         return {self.spec.warmup_steps: self.open}
 

@@ -73,7 +73,8 @@ def rank_counts(request: Request, machine: Machine) -> list[int]:
     on_gpus = machine.device == "cuda"
     everything = machine.gpu_count if on_gpus else machine.cores
     asked = request.gpus or ("all" if on_gpus else DEFAULT_CPU_RANKS,)
-    counts = sorted({everything if count == "all" else int(count) for count in asked})
+    words = {"all": [everything], "doubling": doubling(everything if on_gpus else DEFAULT_CPU_RANKS)}
+    counts = sorted({number for count in asked for number in words.get(str(count)) or [int(count)]})
     most = machine.gpu_count if on_gpus else machine.cores * MOST_RANKS_PER_CORE
     if counts[-1] > most:
         what = "visible GPUs (CUDA_VISIBLE_DEVICES counts)" if on_gpus else f"CPU processes, on {machine.cores} cores"
@@ -81,6 +82,11 @@ def rank_counts(request: Request, machine: Machine) -> list[int]:
             ("gpus",), f"{counts[-1]} ranks are asked for and there can be {most} {what}. Ask for fewer."
         )
     return counts
+
+
+def doubling(most: int) -> list[int]:
+    """1, 2, 4 ... up to `most`, and `most` itself."""
+    return sorted({min(2**power, most) for power in range(most.bit_length() + 1)})
 
 
 def precisions_of(request: Request, machine: Machine) -> tuple[Precision, ...]:

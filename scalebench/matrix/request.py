@@ -46,11 +46,13 @@ def read_seed(value: object) -> int:
 
 
 def read_ranks(value: object) -> int | str:
-    """A number of ranks, or `all`."""
+    """A number of ranks, `all` or `doubling`."""
+    if value in ("all", "doubling"):
+        return str(value)
     try:
-        return "all" if value == "all" else read_whole(value)
+        return read_whole(value)
     except ValueError as error:
-        raise ValueError(f"{error}, or all") from None
+        raise ValueError(f"{error}, or all, or doubling") from None
 
 
 def read_positive(value: object) -> float:
@@ -144,9 +146,9 @@ class Request(BaseModel):
 
     strategy: Strategies | None = _ask("Strategies to measure, named by `scalebench list`.", "NAME,...")
     gpus: Ranks | None = _ask(
-        "Numbers of ranks: GPUs, or CPU processes where there is no GPU; `all` is every GPU or core. "
-        "Default: all GPUs, or 2 processes.",
-        "N,...|all",
+        "Numbers of ranks: GPUs, or CPU processes where there is no GPU; `all` is every GPU or core, "
+        "`doubling` 1, 2, 4 ... all GPUs, or 1, 2 processes. Default: all GPUs, or 2 processes.",
+        "N,...|all|doubling",
     )
     precision: Precisions | None = _ask(
         "Precisions, explained by `scalebench list precisions`. Default: bf16 where native, else fp32.", "NAME,..."

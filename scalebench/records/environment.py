@@ -93,7 +93,7 @@ def _torch_facts() -> dict[str, object]:
 
     nccl = None
     if torch.version.cuda and torch.distributed.is_nccl_available():
-        nccl = ".".join(map(str, torch.cuda.nccl.version()))
+        nccl = ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[no-untyped-call]
     return {"torch": torch.__version__, "cuda": torch.version.cuda, "nccl": nccl}
 
 

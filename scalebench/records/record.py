@@ -171,7 +171,7 @@ class Record(Facts):
     `not_comparable_because`, for debug runs and the like.
     """
 
-    record_schema: Literal[1] = SCHEMA
+    record_schema: Literal[1] = 1
     method: int = METHOD
     kind: Literal["run", "parity"] = "run"
     spec: RunSpec
