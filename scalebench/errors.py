@@ -26,7 +26,8 @@ class UserError(Exception):
 
 
 class UnsupportedError(Exception):
-    """This cell cannot run here; the message says why and what to do instead. Becomes a record of status `unsupported`."""
+    """This cell cannot run here; the message says why and what to do instead. Becomes a record of status
+    `unsupported`."""
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:

@@ -1,4 +1,5 @@
-"""What this machine offers a run: GPUs (through NVML, honouring CUDA_VISIBLE_DEVICES) or cores. Initialises no device."""
+"""What this machine offers a run: GPUs (through NVML, honouring CUDA_VISIBLE_DEVICES) or cores. Initialises no
+device."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ class Machine:
 
 
 def detect(device: Literal["auto", "cpu", "cuda"] = "auto") -> Machine:
-    """This machine as seen by `device`; `auto` is `cuda` where a GPU is visible. UserError when `cuda` is asked in vain."""
+    """This machine as seen by `device`; `auto` is `cuda` where a GPU is visible. UserError when `cuda` is asked in
+    vain."""
     gpus = visible_gpus()
     if device == "cuda" and not gpus:
         raise UserError(

@@ -170,7 +170,8 @@ def entries() -> dict[str, Entry]:
 
 
 def entry(name: str) -> Entry:
-    """The entry of `name`. Installed packages, a search of milliseconds, are asked only when it is not ours. KeyError."""
+    """The entry of `name`. Installed packages, a search of milliseconds, are asked only when it is not ours.
+    KeyError."""
     return BUILTIN[name] if name in BUILTIN else entries()[name]
 
 

@@ -24,7 +24,8 @@ Batch = Mapping[str, Tensor]
 
 @runtime_checkable
 class Workload(Protocol):
-    """A model and its loss, as the strategies need it. See scalebench.workloads for what a workload offers beyond this."""
+    """A model and its loss, as the strategies need it. See scalebench.workloads for what a workload offers beyond
+    this."""
 
     name: str
 
@@ -42,7 +43,8 @@ class Workload(Protocol):
         """Fully qualified names of the repeated blocks: what is sharded, checkpointed and compiled one by one."""
 
     def compiled_names(self, module: nn.Module) -> list[str]:
-        """Fully qualified names of all regions to compile: the blocks and what lies outside them (embedding, head and loss)."""
+        """Fully qualified names of all regions to compile: the blocks and what lies outside them (embedding, head and
+        loss)."""
 
     def no_decay_names(self, module: nn.Module) -> set[str]:
         """Parameters without weight decay (by convention vectors: biases and norm gains)."""
@@ -54,7 +56,8 @@ class TrainStep(ABC):
     module: nn.Module
     """The module as the backend runs it (wrapped), for observation only."""
     optimizer: torch.optim.Optimizer
-    """The torch optimizer that holds the state (inside DeepSpeed's wrapper, the base optimizer), for observation only."""
+    """The torch optimizer that holds the state (inside DeepSpeed's wrapper, the base optimizer), for observation
+    only."""
 
     @abstractmethod
     def __call__(self, micro_batches: Sequence[Batch]) -> Tensor:

@@ -1,4 +1,5 @@
-"""What one training step must do, said once for every backend. Torch-free, so that it can be built and checked anywhere.
+"""What one training step must do, said once for every backend. Torch-free, so that it can be built and checked
+anywhere.
 
 `TrainConfig` is the whole agreement between the harness and a strategy: whatever a strategy needs to know about the
 run beyond the model is here, and nothing that only one backend understands (that is an option of the strategy).
@@ -30,7 +31,8 @@ PRECISION_ALIASES: dict[str, Precision] = {
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """The one optimizer all strategies build. AdamW as in Loshchilov and Hutter (arXiv:1711.05101); SGD with momentum."""
+    """The one optimizer all strategies build. AdamW as in Loshchilov and Hutter (arXiv:1711.05101); SGD with
+    momentum."""
 
     name: OptimizerName = "adamw"
     learning_rate: float = 3e-4

@@ -1,4 +1,5 @@
-"""What travels between the runner and a rank: a Job out, a Report back. Plain values, so that they pickle fast and safely."""
+"""What travels between the runner and a rank: a Job out, a Report back. Plain values, so that they pickle fast and
+safely."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What one rank found (`facts` is None for a parity check, which times nothing). Contract, workload and what could not be matched come from rank 0 alone."""
+    """What one rank found (`facts` is None for a parity check, which times nothing). Contract, workload and what
+    could not be matched come from rank 0 alone."""
 
     facts: RankFacts | None = None
     contract: Contract | None = None

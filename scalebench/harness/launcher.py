@@ -1,6 +1,8 @@
-"""Starting the ranks of one run: torch's elastic agent as an API, over a fork server that has already imported everything.
+"""Starting the ranks of one run: torch's elastic agent as an API, over a fork server that has already imported
+everything.
 
-Each run gets fresh processes, forked from a server in which torch (and DeepSpeed, when a run needs it) is loaded: start-up all
+Each run gets fresh processes, forked from a server in which torch (and DeepSpeed, when a run needs it) is loaded:
+    start-up all
 but vanishes and nothing of one run can leak into the next. The server never touches CUDA, so forking from it is safe.
 Nothing listens beyond loopback: the agent has nobody to meet, and the ranks meet through a file.
 """
@@ -70,7 +72,8 @@ class Launcher:
     def launch(self, job: Job, ranks: int, folder: Path, on_phase: Callable[[str], None]) -> list[Report]:
         """Run `job` on `ranks` fresh processes and return their reports by rank.
 
-        `on_phase` is told each phase that rank 0 enters, from another thread. `folder` holds the meeting file, the phase and the ranks' logs. Raises LaunchError for the first rank that ended badly,
+        `on_phase` is told each phase that rank 0 enters, from another thread. `folder` holds the meeting file, the
+        phase and the ranks' logs. Raises LaunchError for the first rank that ended badly,
         KeyboardInterrupt when asked to stop; in every case no process of the run is left.
         """
         config = self._config(ranks, folder)
@@ -124,8 +127,10 @@ class Launcher:
 def cause_of(error: ChildFailedError, folder: Path, ranks: int, processes: RankProcesses) -> RankFailure:
     """The failure that came first.
 
-    The agent reports the lowest rank among those it finds dead, but a killed rank says nothing while its neighbours raise
-    connection errors: a signal other than the agent's own SIGTERM goes before any exception, the earliest exception before
+    The agent reports the lowest rank among those it finds dead, but a killed rank says nothing while its neighbours
+    raise
+    connection errors: a signal other than the agent's own SIGTERM goes before any exception, the earliest exception
+        before
     the rest.
     """
     for rank in range(ranks):
@@ -165,7 +170,8 @@ def read_failure(folder: Path, rank: int) -> RankFailure | None:
 
 @contextlib.contextmanager
 def watched_phase(folder: Path, processes: RankProcesses, report: Callable[[str], None]) -> Iterator[None]:
-    """While inside, tell `report` each phase that rank 0 notes in `folder`; remember the ranks' processes at the first."""
+    """While inside, tell `report` each phase that rank 0 notes in `folder`; remember the ranks' processes at the
+    first."""
     done = threading.Event()
 
     def watch() -> None:

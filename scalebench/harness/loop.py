@@ -1,6 +1,7 @@
 """The one training loop: every strategy, and every command that trains, goes through it.
 
-Nothing but the step, the next batch and one mark per step happens inside. Warm-up and window are one uninterrupted row of
+Nothing but the step, the next batch and one mark per step happens inside. Warm-up and window are one uninterrupted
+row of
 steps: the window is an annotation, so that nothing drains between the two and nothing can fall between steps.
 """
 
@@ -42,7 +43,8 @@ def run_steps(
 
     Args:
         ready: called last before the clock starts: the barrier that gives all ranks a common start.
-        at: callables to run once, just before the mark that ends step number `key - 1`, that is between step `key - 1` and
+        at: callables to run once, just before the mark that ends step number `key - 1`, that is between step `key -
+            1` and
             step `key`; their (microseconds of) host time count to step `key - 1`.
     """
     timeline = Timeline()
@@ -67,7 +69,8 @@ def run_steps(
 
 @contextlib.contextmanager
 def collection_paused() -> Iterator[None]:
-    """No automatic garbage collection inside, for every strategy alike: a collection is neither the model's nor the backend's."""
+    """No automatic garbage collection inside, for every strategy alike: a collection is neither the model's nor the
+    backend's."""
     gc.collect()
     was_enabled = gc.isenabled()
     gc.disable()

@@ -42,7 +42,8 @@ def take_place(spec: RunSpec) -> Place:
 
 
 def pin_to_cores(local_rank: int, cores_per_rank: int | None) -> None:
-    """Give this process its own `cores_per_rank` of the allowed cores; nothing is pinned when None or not enough are left."""
+    """Give this process its own `cores_per_rank` of the allowed cores; nothing is pinned when None or not enough are
+    left."""
     if cores_per_rank is None or not hasattr(os, "sched_setaffinity"):
         return
     allowed = sorted(os.sched_getaffinity(0))
@@ -73,7 +74,8 @@ def process_group(spec: RunSpec, place: Place, folder: Path | None, needed: bool
         device_id=place.device if spec.device == "cuda" else None,
     )
     yield
-    # Left alone on an exception: the process ends anyway, and a neighbour that saw its group torn down would seem to have
+    # Left alone on an exception: the process ends anyway, and a neighbour that saw its group torn down would seem to
+    # have
     # failed first.
     dist.destroy_process_group()
 

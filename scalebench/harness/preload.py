@@ -19,6 +19,7 @@ import scalebench.workloads.gpt  # noqa: F401
 # torch._dynamo: torch.optim and checkpointing import it on first use, which takes over a second.
 
 # Ranks collect garbage before the window, and ZeRO-3 while it is built. What was imported here is garbage to none of
-# them; walking it would write into, and so copy, nearly every page shared with the server: a quarter of a second a time.
+# them; walking it would write into, and so copy, nearly every page shared with the server: a quarter of a second a
+# time.
 gc.collect()
 gc.freeze()

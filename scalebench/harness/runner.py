@@ -1,4 +1,5 @@
-"""From planned runs to records: launch each in turn, turn whatever happens into a record, write it before the next begins."""
+"""From planned runs to records: launch each in turn, turn whatever happens into a record, write it before the next
+begins."""
 
 from __future__ import annotations
 
@@ -38,9 +39,11 @@ class Progress(Protocol):
 def execute(
     runs: Sequence[PlannedRun], *, results: Path, progress: Progress, start_method: StartMethod = "forkserver"
 ) -> list[tuple[Record, Path]]:
-    """Run everything planned, in order, and return the records with their paths. Every record is on disk before the next run.
+    """Run everything planned, in order, and return the records with their paths. Every record is on disk before the
+    next run.
 
-    A run that is interrupted (Ctrl-C) is recorded as such and ends the session. Raises UserError, before anything is measured,
+    A run that is interrupted (Ctrl-C) is recorded as such and ends the session. Raises UserError, before anything is
+    measured,
     when `results` cannot be written or the data of some run cannot be read or does not fill one global batch.
     """
     check_data(runs)
@@ -58,7 +61,8 @@ def execute(
 
 
 def execute_as_worker(run: PlannedRun, *, results: Path) -> tuple[Record, Path] | None:
-    """Be one rank of `run` under a foreign launcher (torchrun), whose variables say which. Rank 0 stores and returns the record.
+    """Be one rank of `run` under a foreign launcher (torchrun), whose variables say which. Rank 0 stores and returns
+    the record.
 
     Returns None on the other ranks. An exception is recorded by the rank that raised it, then raised again so that the
     launcher ends the others.

@@ -8,7 +8,8 @@ from typing import Literal, Protocol
 import torch
 
 RUN_AHEAD_STEPS = 2
-"""Steps the host may be ahead of the GPU. Unbounded run-ahead would make the host queue, not the device, set the pace."""
+"""Steps the host may be ahead of the GPU. Unbounded run-ahead would make the host queue, not the device, set the
+pace."""
 
 
 class Clock(Protocol):

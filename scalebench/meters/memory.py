@@ -1,4 +1,5 @@
-"""Memory of one rank: the CUDA allocator's peaks, the process's resident set, and the bytes its tensors hold at rest."""
+"""Memory of one rank: the CUDA allocator's peaks, the process's resident set, and the bytes its tensors hold at
+rest."""
 
 from __future__ import annotations
 

@@ -54,13 +54,15 @@ class RankFacts(Facts):
     Attributes:
         clock: `monotonic` (CLOCK_MONOTONIC, shared by the processes of one host) or `cuda-event`
             (CUDA events, anchored to the host's monotonic clock at the common start).
-        start_ns: the common start, just after a barrier; step k lasts from boundary k-1 (start_ns for k=0) to `step_end_ns[k]`.
+        start_ns: the common start, just after a barrier; step k lasts from boundary k-1 (start_ns for k=0) to
+            `step_end_ns[k]`.
         step_end_ns: the end of EVERY step, warm-up included, untrimmed.
         losses: this rank's mean loss per step. grad_norms: as TrainStep.grad_norm, per step; empty when not computed.
         data_wait_ns: time per step spent waiting for the next batch (host).
         startup_seconds: name of a start-up phase to its duration.
         threads, interop_threads, affinity: as observed in the process, not as asked.
-        cpu_seconds: CPU time of this process over the window. host_busy_seconds: CPU time of everything on the host over
+        cpu_seconds: CPU time of this process over the window. host_busy_seconds: CPU time of everything on the host
+            over
             the same window (from /proc/stat); None where unreadable. What the ranks of a host did not use, others did.
     """
 
@@ -95,7 +97,8 @@ class Contract(Facts):
         casting: autocast | sharded-cast | engine-cast | none (nothing was cast). wrapper: class of the module that ran.
         optimizer: class and implementation, e.g. `AdamW(fused)`.
         compiled_regions: graphs compiled. recomputed: forward regions run again in the backward pass.
-        flops_per_step: FLOPs counted by FlopCounterMode on one rank in one step, recomputation included; None when compiled.
+        flops_per_step: FLOPs counted by FlopCounterMode on one rank in one step, recomputation included; None when
+            compiled.
         sync_micro_batches: on how many of a step's micro-batches gradients crossed ranks; None for one rank.
         micro_batches: forward passes of the wrapped module in one step.
         observer_notes: what could not be observed, and why.
@@ -138,7 +141,8 @@ class ParityFacts(Facts):
     """A strategy against `single` on the very same micro-batches, from the very same initial parameters.
 
     Per optimizer (`sgd`, `adamw`): the largest relative difference over the steps of loss and of gradient norm before
-    clipping, the relative difference of the final parameters (2-norm of the difference over 2-norm of the movement from the
+    clipping, the relative difference of the final parameters (2-norm of the difference over 2-norm of the movement
+    from the
     initial ones, so that weights that hardly moved hide nothing), and on how many steps clipping was binding.
     """
 
@@ -167,7 +171,8 @@ class ErrorFacts(Facts):
 class Record(Facts):
     """One run (`kind` run) or one parity check (`kind` parity) of a spec.
 
-    Identity is spec + session + repeat. `order` is the place in the session's randomised blocks. `comparable` is False, with
+    Identity is spec + session + repeat. `order` is the place in the session's randomised blocks. `comparable` is
+    False, with
     `not_comparable_because`, for debug runs and the like.
     """
 

@@ -24,9 +24,11 @@ class LoadResult:
 
 
 def write_record(record: Record, folder: Path) -> Path:
-    """Write `record` into `folder`, whole or not at all, and return its path. Raises OSError (a full disk, a read-only folder).
+    """Write `record` into `folder`, whole or not at all, and return its path. Raises OSError (a full disk, a
+    read-only folder).
 
-    A temporary file is flushed to disk, then renamed. A record that is already there is never overwritten (FileExistsError).
+    A temporary file is flushed to disk, then renamed. A record that is already there is never overwritten
+    (FileExistsError).
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / record.file_name
@@ -55,7 +57,8 @@ def require_writable(folder: Path) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise UserError(
-            f"the results folder '{folder}' cannot be written: {error.strerror}. Free or permit it, or choose another with --results DIR."
+            f"the results folder '{folder}' cannot be written: {error.strerror}. "
+            "Free or permit it, or choose another with --results DIR."
         ) from error
 
 
@@ -81,7 +84,8 @@ def load_records(path: Path) -> LoadResult:
 
 
 def read_record(file: Path) -> Record:
-    """The record in `file`. Raises ValueError, its message one line, when the file is unreadable, damaged or of another schema."""
+    """The record in `file`. Raises ValueError, its message one line, when the file is unreadable, damaged or of
+    another schema."""
     try:
         return Record.model_validate_json(file.read_bytes())
     except OSError as error:
