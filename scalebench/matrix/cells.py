@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from scalebench import data, strategies, workloads
@@ -195,17 +195,19 @@ def strategy_fields(request: Request, names: Sequence[str]) -> dict[str, dict[st
         name: {
             "strategy": name,
             "strategy_options": options[name],
-            "grad_sync": grad_sync_of(request, name),
+            "grad_sync": grad_sync_of(request, name, options[name]),
         }
         for name in names
     }
 
 
-def grad_sync_of(request: Request, strategy: str) -> GradSync:
+def grad_sync_of(request: Request, strategy: str, options: Mapping[str, Any]) -> GradSync:
     """As asked, else the strategy's own rule. The baseline reduces nothing and stays one cell whatever is asked."""
-    if strategy == BASELINE or request.grad_sync is None:
-        return strategies.default_grad_sync(strategy)
-    return request.grad_sync
+    if request.grad_sync and strategy != BASELINE:
+        return request.grad_sync
+    if options:  # on which the rule may depend, as DeepSpeed's does on its stage
+        return strategies.create(strategy, options).default_grad_sync
+    return strategies.default_grad_sync(strategy)
 
 
 def batch_fields(series: Series, world_size: int) -> dict[str, Any]:

@@ -217,6 +217,8 @@ def test_a_deepspeed_json_is_for_the_strategy_deepspeed() -> None:
     own = {"zero_optimization": {"stage": 1}}
     found = {s.strategy: s.strategy_options for s in cells(strategy="ddp,deepspeed", deepspeed_config=own)}
     assert found == {"single": {}, "ddp": {}, "deepspeed": {"config": own}}
+    (reducing,) = {s.grad_sync for s in cells(strategy="deepspeed", deepspeed_config=own, baseline=False)}
+    assert reducing == "last", "as of stage 1, not of 2"
     with pytest.raises(RequestError, match="--strategy deepspeed"):
         cells(strategy="deepspeed_stage_2", deepspeed_config=own)
 
