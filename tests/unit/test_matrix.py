@@ -138,6 +138,13 @@ def test_all_is_every_gpu_or_every_core() -> None:
     assert {s.world_size for s in cells(GPUS)} == {1, 8}
 
 
+@pytest.mark.parametrize(("gpu_count", "expected"), [(1, {1}), (2, {1, 2}), (6, {1, 2, 4, 6}), (8, {1, 2, 4, 8})])
+def test_doubling_goes_up_to_every_gpu(gpu_count: int, expected: set[int]) -> None:
+    machine = Machine(device="cuda", gpu_count=gpu_count, cores=8, bf16_native=True)
+    assert {s.world_size for s in cells(machine, gpus="doubling")} == expected
+    assert {s.world_size for s in cells(gpus="doubling")} == {1, 2}, "on a CPU"
+
+
 @pytest.mark.parametrize(("machine", "gpus"), [(GPUS, "9"), (CPU, "1000000")])
 def test_more_ranks_than_can_be_are_refused_with_how_many_there_are(machine: Machine, gpus: str) -> None:
     with pytest.raises(RequestError, match=r"there can be (8|64)") as caught:
