@@ -119,12 +119,10 @@ def _zero_section(plan: Plan) -> dict[str, Any]:
             "allgather_bucket_size": BUCKET_ELEMENTS,
         }
     if plan.config.profile == "matched" and plan.stage == 3:
-        # As fully_shard on each block with resharding: every parameter is sharded, and freed between forward and
-        # backward.
+        # As fully_shard on each block with resharding: all parameters sharded, and freed between forward and backward.
         zero |= {"stage3_param_persistence_threshold": 0, "stage3_max_reuse_distance": 0}
         if plan.block_elements:
-            # One block ahead. Each module of a block prefetches so much, so that only the limit of live ones stops
-            # them.
+            # One block ahead. Each module of a block prefetches so much: only the limit of live ones stops them.
             zero |= {"stage3_prefetch_bucket_size": plan.block_elements}
             zero |= {"stage3_max_live_parameters": 2 * plan.block_elements}
     if plan.config.compile and plan.stage == 3:

@@ -22,8 +22,8 @@ from scalebench.strategies import compat
 from scalebench.strategies.base import TrainStep
 from scalebench.strategies.config import OptimizerName, TrainConfig
 from tests.distributed.ranks import run_ranks
-from tests.distributed.test_torch_strategies import CLIP_NORM, STEPS, TOY, assert_parity, config
 from tests.distributed.toy import Toy, Trace, train_plainly
+from tests.distributed.training import CLIP_NORM, CPU, FP32_TOLERANCE, STEPS, assert_parity, same_bits, toy_config
 
 needs_deepspeed = [
     pytest.mark.distributed,
@@ -31,11 +31,9 @@ needs_deepspeed = [
 ]
 pytestmark = needs_deepspeed
 
-CPU = torch.device("cpu")
+TOY = Toy()
 STAGES = (0, 1, 2, 3)
 OPTIMIZERS: tuple[OptimizerName, ...] = ("sgd", "adamw")
-FP32_TOLERANCE = 3e-6
-"""As for the torch strategies: rounding of sums in other orders over five steps."""
 BF16_TOLERANCE = 5e-2
 """Stages 1 to 3 store parameters in bf16 (8 bits: 4e-3 each), plain autocast does not: after five steps with SGD the
 toy's losses differ by less than 1e-3, its gradient norms by 2e-2, its parameters by 1e-2 of the way they went."""
@@ -71,7 +69,7 @@ def cell(
     evaluated: bool = False,
     **changes: Any,
 ) -> Cell:
-    training = config(optimizer, micro_batch=3, **{"grad_sync": strategies.default_grad_sync(strategy), **changes})
+    training = toy_config(optimizer, micro_batch=3, **{"grad_sync": strategies.default_grad_sync(strategy), **changes})
     return Cell(strategy=strategy, training=training, options=options or {}, evaluated=evaluated)
 
 
@@ -135,13 +133,13 @@ def reference(cell: Cell, start: dict[str, Tensor], ranks: int = 2, autocast: to
 
 @pytest.fixture(scope="module")
 def start() -> dict[str, Tensor]:
-    return dict(strategies.create("single").prepare(TOY, config("sgd"), CPU).full_parameters())
+    return dict(strategies.create("single").prepare(TOY, toy_config("sgd"), CPU).full_parameters())
 
 
 def check_start(seen: list[Seen], start: dict[str, Tensor]) -> None:
     for rank in seen:
         assert list(rank.start) == list(start)
-        assert all(torch.equal(rank.start[name], start[name]) for name in start)
+        assert same_bits(rank.start, start)
         assert rank.linear_restored
 
 

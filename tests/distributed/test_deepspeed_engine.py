@@ -25,8 +25,8 @@ from scalebench.strategies import compat, deepspeed_build
 from scalebench.strategies.deepspeed import DeepSpeed
 from tests.distributed.ranks import run_ranks
 from tests.distributed.test_deepspeed import (
-    CPU,
     STAGES,
+    TOY,
     Cell,
     allow_fp16,
     cell,
@@ -35,8 +35,8 @@ from tests.distributed.test_deepspeed import (
     prepared,
     share,
 )
-from tests.distributed.test_torch_strategies import TOY
 from tests.distributed.toy import Toy, ToyModel
+from tests.distributed.training import CPU, same_bits
 
 pytestmark = needs_deepspeed
 
@@ -181,15 +181,11 @@ def overflow(cells: list[Cell]) -> list[tuple[int, bool, bool]]:
         with prepared(one, LOUD) as step:
             start = dict(step.full_parameters())
             step(share(one, 0, LOUD))
-            stayed = same(start, dict(step.full_parameters()))
+            stayed = same_bits(start, dict(step.full_parameters()))
             for index in range(1, 12):
                 step(share(one, index, LOUD))
-            outcomes.append((step.skipped_steps(), stayed, not same(start, dict(step.full_parameters()))))
+            outcomes.append((step.skipped_steps(), stayed, not same_bits(start, dict(step.full_parameters()))))
     return outcomes
-
-
-def same(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
-    return all(torch.equal(some[name], others[name]) for name in some)
 
 
 def test_overflowing_steps_are_skipped_and_counted() -> None:
@@ -209,10 +205,10 @@ def learning_rates(cells: list[Cell]) -> list[bool]:
             before = dict(step.full_parameters())
             step.set_learning_rate(0.0)
             step(share(one, 1))
-            stopped = same(before, dict(step.full_parameters()))
+            stopped = same_bits(before, dict(step.full_parameters()))
             step.set_learning_rate(0.1)
             step(share(one, 2))
-            obeyed.append(stopped and not same(before, dict(step.full_parameters())))
+            obeyed.append(stopped and not same_bits(before, dict(step.full_parameters())))
     return obeyed
 
 
