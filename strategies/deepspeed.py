@@ -67,6 +67,10 @@ class DeepSpeed(Strategy):
         return "every_micro_batch" if self._stage > 1 else "last"
 
     @property
+    def offloads(self) -> bool:
+        return resolve_offload(self.offload, self.stage, self.config or {})
+
+    @property
     def _stage(self) -> int:
         return resolve_stage(self.stage, self.config or {})
 
@@ -75,14 +79,13 @@ class DeepSpeed(Strategy):
         zero = {name: value for name, value in self.options().items() if value is not None}
         for name in ("stage", "offload", "config"):
             zero.pop(name, None)
-        user = self.config or {}
         return Plan(
             config=config,
             world_size=world_size,
             stage=self._stage,
-            offload=resolve_offload(self.offload, self.stage, user),
+            offload=self.offloads,
             zero=zero,
-            user=user,
+            user=self.config or {},
             block_elements=block_elements,
         )
 

@@ -135,16 +135,17 @@ def _zero_section(plan: Plan) -> dict[str, Any]:
 
 
 def _precision_sections(config: TrainConfig, stage: int) -> dict[str, Any]:
-    """The sections that give the run's precision; none for fp32 and for 16-bit parameters at stage 0.
+    """What gives the run its precision; nothing for fp32. The engine takes 16-bit parameters at stage 0 as they come.
 
     At stage 0 mixed precision is torch's autocast. The wrapper that DeepSpeed's own sections bring there takes an
     optimizer step with zero gradients while it is built, and with fp16 divides by a loss scale that the loss never got.
     """
     word = config.precision.removesuffix("-true")
-    if word == "fp32" or (stage == 0 and not config.mixed):
+    if word == "fp32":
         return {}
     if stage == 0:
-        return {"torch_autocast": {"enabled": True, "dtype": word}}
+        autocast: dict[str, Any] = {"torch_autocast": {"enabled": True, "dtype": word}}
+        return autocast if config.mixed else {"communication_data_type": word}
     if not config.mixed:
         return {word: {"enabled": True, "bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}}
     if config.profile == "backend-default":

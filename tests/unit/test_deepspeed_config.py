@@ -248,6 +248,16 @@ def test_defaults_follow_the_stage_that_the_json_chose(stage: int) -> None:
     assert chosen.casting == ("engine-cast" if stage else "autocast")
 
 
+def test_what_offloads_is_known_before_anything_runs() -> None:
+    json = {"zero_optimization": {"stage": 1, "offload_optimizer": {"device": "cpu"}}}
+    assert [name for name in strategies.entries() if "deepspeed" in name and strategies.create(name).offloads] == [
+        "deepspeed_stage_2_offload",
+        "deepspeed_stage_3_offload",
+    ]
+    assert DeepSpeed(config=json).offloads
+    assert not DeepSpeed(config={}).offloads
+
+
 def test_unmatched_is_told_of_the_matched_profile_only() -> None:
     told = {stage: strategies.create(f"deepspeed_stage_{stage}").unmatched(RUN, "cpu", RANKS) for stage in range(4)}
     assert all(told.values())
