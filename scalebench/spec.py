@@ -1,8 +1,7 @@
 """RunSpec: one cell of a comparison, completely resolved. Torch-free; nothing "auto" is stored in it.
 
 A spec says what to run, never where its result is or how it went. Its identity is the hash of its canonical JSON, so
-that
-two specs that differ in anything at all are two cells.
+that two specs that differ in anything at all are two cells.
 """
 
 from __future__ import annotations

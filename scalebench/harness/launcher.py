@@ -2,8 +2,8 @@
 everything.
 
 Each run gets fresh processes, forked from a server in which torch (and DeepSpeed, when a run needs it) is loaded:
-    start-up all
-but vanishes and nothing of one run can leak into the next. The server never touches CUDA, so forking from it is safe.
+    start-up all but vanishes and nothing of one run can leak into the next. The server never touches CUDA, so forking
+    from it is safe.
 Nothing listens beyond loopback: the agent has nobody to meet, and the ranks meet through a file.
 """
 
@@ -130,8 +130,7 @@ def cause_of(error: ChildFailedError, folder: Path, ranks: int, processes: RankP
     The agent reports the lowest rank among those it finds dead, but a killed rank says nothing while its neighbours
     raise
     connection errors: a signal other than the agent's own SIGTERM goes before any exception, the earliest exception
-        before
-    the rest.
+        before the rest.
     """
     for rank in range(ranks):
         code = processes.exit_code(rank)

@@ -43,9 +43,8 @@ def run_steps(
 
     Args:
         ready: called last before the clock starts: the barrier that gives all ranks a common start.
-        at: callables to run once, just before the mark that ends step number `key - 1`, that is between step `key -
-            1` and
-            step `key`; their (microseconds of) host time count to step `key - 1`.
+        at: callables to run once, just before the mark that ends step number `key - 1`, that is between step `key - 1`
+            and step `key`; their (microseconds of) host time count to step `key - 1`.
     """
     timeline = Timeline()
     hooks = at or {}

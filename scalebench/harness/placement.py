@@ -75,8 +75,7 @@ def process_group(spec: RunSpec, place: Place, folder: Path | None, needed: bool
     )
     yield
     # Left alone on an exception: the process ends anyway, and a neighbour that saw its group torn down would seem to
-    # have
-    # failed first.
+    # have failed first.
     dist.destroy_process_group()
 
 

@@ -43,8 +43,8 @@ def execute(
     next run.
 
     A run that is interrupted (Ctrl-C) is recorded as such and ends the session. Raises UserError, before anything is
-    measured,
-    when `results` cannot be written or the data of some run cannot be read or does not fill one global batch.
+    measured, when `results` cannot be written or the data of some run cannot be read or does not fill one global
+    batch.
     """
     check_data(runs)
     session = Session(results, runs, start_method)

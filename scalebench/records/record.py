@@ -62,8 +62,8 @@ class RankFacts(Facts):
         startup_seconds: name of a start-up phase to its duration.
         threads, interop_threads, affinity: as observed in the process, not as asked.
         cpu_seconds: CPU time of this process over the window. host_busy_seconds: CPU time of everything on the host
-            over
-            the same window (from /proc/stat); None where unreadable. What the ranks of a host did not use, others did.
+            over the same window (from /proc/stat); None where unreadable. What the ranks of a host did not use, others
+            did.
     """
 
     rank: int
@@ -142,8 +142,7 @@ class ParityFacts(Facts):
 
     Per optimizer (`sgd`, `adamw`): the largest relative difference over the steps of loss and of gradient norm before
     clipping, the relative difference of the final parameters (2-norm of the difference over 2-norm of the movement
-    from the
-    initial ones, so that weights that hardly moved hide nothing), and on how many steps clipping was binding.
+    from the initial ones, so that weights that hardly moved hide nothing), and on how many steps clipping was binding.
     """
 
     steps: int
@@ -172,8 +171,7 @@ class Record(Facts):
     """One run (`kind` run) or one parity check (`kind` parity) of a spec.
 
     Identity is spec + session + repeat. `order` is the place in the session's randomised blocks. `comparable` is
-    False, with
-    `not_comparable_because`, for debug runs and the like.
+    False, with `not_comparable_because`, for debug runs and the like.
     """
 
     record_schema: Literal[1] = 1
