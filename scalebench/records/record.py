@@ -13,18 +13,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from scalebench.records.facts import Facts
 from scalebench.spec import RunSpec
 
 SCHEMA = 1
 METHOD = 1
 
 Status = Literal["ok", "oom", "unsupported", "timeout", "failed", "interrupted"]
-
-
-class Facts(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class MemoryFacts(Facts):
