@@ -17,6 +17,7 @@ import multiprocessing.forkserver
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -37,6 +38,7 @@ from scalebench.harness.worker import PHASE_FILE
 
 StartMethod = Literal["forkserver", "spawn"]
 
+AGENT_LOGGERS = "torch.distributed.elastic"
 MONITOR_SECONDS = 0.05
 PHASE_POLL_SECONDS = 0.1
 SHUTDOWN_SECONDS = 5
@@ -121,7 +123,8 @@ class Launcher:
     def _start_server(self) -> None:
         if self.start_method == "forkserver":
             multiprocessing.set_forkserver_preload(list(self.preload))
-            multiprocessing.forkserver.ensure_running()
+            with contextlib.nullcontext() if self.debug else silenced_stderr():
+                multiprocessing.forkserver.ensure_running()
 
 
 def cause_of(error: ChildFailedError, folder: Path, ranks: int, processes: RankProcesses) -> RankFailure:
@@ -194,15 +197,32 @@ def watched_phase(folder: Path, processes: RankProcesses, report: Callable[[str]
 
 
 @contextlib.contextmanager
-def quiet_agent(debug: bool) -> Iterator[None]:
-    """Keep the agent's running commentary (its errors reach the record anyway) off the terminal, unless debugging."""
-    logger = logging.getLogger("torch.distributed.elastic")
-    before = logger.level
-    logger.setLevel(logging.DEBUG if debug else logging.CRITICAL)
+def silenced_stderr() -> Iterator[None]:
+    """Processes started inside have no standard error: the server's own words (about ranks that were stopped while
+    starting, say) are for nobody; the ranks' output goes to their logs anyway."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextlib.contextmanager
+def quiet_agent(debug: bool) -> Iterator[None]:
+    """Keep the agent's running commentary (its errors reach the record anyway) off the terminal, unless debugging."""
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith(AGENT_LOGGERS)]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:  # each has a level of its own, so that their parent's would not reach them
+        logger.setLevel(logging.DEBUG if debug else logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -75,7 +75,8 @@ def process_group(spec: RunSpec, place: Place, folder: Path | None, needed: bool
     )
     yield
     # Left alone on an exception: the process ends anyway, and a neighbour that saw its group torn down would seem to
-    # have failed first.
+    # have failed first. Otherwise nobody leaves while another is still inside a collective.
+    barrier(place.device)
     dist.destroy_process_group()
 
 

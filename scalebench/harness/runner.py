@@ -20,7 +20,7 @@ from scalebench.harness import worker
 from scalebench.harness.job import Job
 from scalebench.harness.launcher import IMPORT_ENVIRONMENT, Launcher, LaunchError, StartMethod, private_folder
 from scalebench.harness.outcome import Outcome, exception_outcome, failure_outcome, success_outcome
-from scalebench.machine import detect
+from scalebench.machine import Machine, detect
 from scalebench.records.environment import collect, debug_variables_set
 from scalebench.records.record import Record
 from scalebench.records.store import require_writable, write_record
@@ -47,7 +47,7 @@ def execute(
     batch.
     """
     check_data(runs)
-    session = Session(results, runs, start_method)
+    session = Session(results, runs, detect(runs[0].spec.device), start_method)
     progress.session_started(runs)
     finished: list[tuple[Record, Path]] = []
     for index, run in enumerate(runs):
@@ -69,23 +69,26 @@ def execute_as_worker(run: PlannedRun, *, results: Path) -> tuple[Record, Path] 
     """
     os.environ.update({name: value for name, value in IMPORT_ENVIRONMENT.items() if name not in os.environ})
     os.environ.setdefault("DS_ACCELERATOR", run.spec.device)
+    machine = detect(run.spec.device)  # before this rank is pinned to a part of it
     try:
         reports = worker.work(Job(run=run), gather=True)
     except Exception as error:
-        Session(results, [run]).keep(run, exception_outcome(error, int(os.environ["RANK"])))
+        Session(results, [run], machine).keep(run, exception_outcome(error, int(os.environ["RANK"])))
         raise
-    return Session(results, [run]).keep(run, success_outcome(reports)) if reports else None
+    return Session(results, [run], machine).keep(run, success_outcome(reports)) if reports else None
 
 
 class Session:
     """A row of runs measured together: one folder of records, one environment, one fork server."""
 
-    def __init__(self, results: Path, runs: Sequence[PlannedRun], start_method: StartMethod = "forkserver") -> None:
+    def __init__(
+        self, results: Path, runs: Sequence[PlannedRun], machine: Machine, start_method: StartMethod = "forkserver"
+    ) -> None:
         self.name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
         self.folder = results / self.name
         require_writable(results)
         device = runs[0].spec.device
-        self._machine = detect(device)
+        self._machine = machine
         self._environment = collect()
         self._debug = any(run.spec.debug for run in runs)
         self._launcher = Launcher(

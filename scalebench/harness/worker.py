@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -45,6 +46,7 @@ def work(job: Job, *, gather: bool = False) -> list[Report]:
     spec = job.run.spec
     place = take_place(spec)
     if job.folder and job.launcher_pid:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal: the launcher decides
         follow(job.launcher_pid)
         announce(job.folder, place.rank)
     strategy = strategies.create(spec.strategy, spec.strategy_options)
