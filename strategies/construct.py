@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate
 from torch.utils.checkpoint import checkpoint
 
 from .base import Workload
@@ -96,18 +96,13 @@ def materialise_(
 
 
 def local_part(tensor: Tensor, like: Tensor | None = None) -> Tensor:
-    """This rank's shard of `tensor`, or the shard it would have if laid out as `like`; all of it if not sharded.
-
-    Every rank holds the same value and takes its own part (`torch.chunk`'s, as DTensor shards), so nothing is sent.
-    """
-    if not isinstance(like, DTensor):
-        return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-    for axis, placement in enumerate(like.placements):
-        if placement.is_shard():
-            chunks = tensor.chunk(like.device_mesh.size(axis), placement.dim)  # type: ignore[attr-defined]
-            index = like.device_mesh.get_local_rank(axis)
-            tensor = chunks[index] if index < len(chunks) else tensor.narrow(placement.dim, 0, 0)  # type: ignore[attr-defined]
-    return tensor
+    """This rank's shard of `tensor`, or the shard it would have if laid out as `like`; all of it if not sharded."""
+    if isinstance(like, DTensor):
+        # Every rank holds the same value and keeps its own part of it, so nothing is sent.
+        replicated = [Replicate()] * like.device_mesh.ndim
+        replicas = DTensor.from_local(tensor, like.device_mesh, replicated, run_check=False)
+        tensor = replicas.redistribute(placements=like.placements)
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def named_state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -85,7 +85,6 @@ class DDP(Strategy):
         matched = MATCHED_BUCKET_MIB if config.profile == "matched" else None
         module = DistributedDataParallel(
             inner,
-            init_sync=False,  # seeded start values are equal on all ranks already
             find_unused_parameters=self.find_unused_parameters,
             static_graph=self.static_graph,
             bucket_cap_mb=matched if self.bucket_cap_mb is None else self.bucket_cap_mb,

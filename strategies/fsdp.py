@@ -55,11 +55,15 @@ class FSDP(Strategy):
         return self.cpu_offload
 
     def unsupported_reason(self, config: TrainConfig, device_type: str, world_size: int) -> str | None:
+        group = self._group_size(world_size)
+        if group is None:
+            return f"{world_size} ranks cannot be halved into two groups that shard alike; use an even number, or fsdp"
+        if self.prefetch < 0:
+            return f"prefetch is a number of blocks, not {self.prefetch}"
         return (
             _too_old_for(device_type)
-            or _indivisible("shard_size", self._group_size(world_size), world_size)
-            or _indivisible("reshard_after_forward", self.reshard_after_forward, self._group_size(world_size))
-            or (f"prefetch is a number of blocks, not {self.prefetch}" if self.prefetch < 0 else None)
+            or _indivisible("shard_size", group, world_size)
+            or _indivisible("reshard_after_forward", self.reshard_after_forward, group)
         )
 
     def unmatched(self, config: TrainConfig, device_type: str, world_size: int) -> tuple[str, ...]:
@@ -106,15 +110,18 @@ class FSDP(Strategy):
         world = dist.get_world_size()
         if self.shard_size is None:
             return init_device_mesh(device.type, (world,))
-        group = int(self._group_size(world))
+        group = self._group_size(world)
+        assert group is not None, "unsupported_reason has refused this"
         return init_device_mesh(device.type, (world // group, group), mesh_dim_names=("replicate", "shard"))
 
-    def _group_size(self, world_size: int) -> float:
-        """Ranks per shard group; a fraction, which is refused, when half of an odd number of ranks is picked."""
+    def _group_size(self, world_size: int) -> int | None:
+        """Ranks per shard group; None when half of an odd number of ranks would be picked."""
         if self.shard_size != PICK:
             return world_size if self.shard_size is None else self.shard_size
         per_node = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-        return per_node if per_node < world_size else world_size / 2
+        if per_node < world_size:
+            return per_node
+        return None if world_size % 2 else world_size // 2
 
 
 def _too_old_for(device_type: str) -> str | None:
@@ -124,12 +131,12 @@ def _too_old_for(device_type: str) -> str | None:
     return None
 
 
-def _indivisible(option: str, group: bool | float, ranks: float) -> str | None:
-    """Why `group` ranks per group do not fit; True and False stand for all ranks and need no fitting."""
+def _indivisible(option: str, group: bool | int, ranks: int) -> str | None:
+    """Why `ranks` ranks do not fall into groups of `group`; True and False ask for no groups."""
     if isinstance(group, bool) or (group >= 1 and ranks % group == 0):
         return None
-    divisors = ", ".join(str(size) for size in range(1, int(ranks) + 1) if ranks % size == 0)
-    return f"{option} makes groups of {group:g} ranks, which do not divide {ranks:g} evenly; ask for one of {divisors}"
+    divisors = ", ".join(str(size) for size in range(1, ranks + 1) if ranks % size == 0)
+    return f"{option} asks for groups of {group} ranks, which {ranks} ranks do not fall into; use one of {divisors}"
 
 
 def _mixed_precision(config: TrainConfig) -> MixedPrecisionPolicy:

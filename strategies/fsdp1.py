@@ -48,6 +48,8 @@ class FSDP1(Strategy):
         reasons = ["gradients are reduced block by block rather than in 25 MiB buckets"]
         if config.mixed:
             reasons.append("whole parameters are cast, so layers that autocast keeps in fp32 compute in 16 bit too")
+            if config.accumulation > 1 and config.grad_sync == "last":
+                reasons.append("gradients of a step's micro-batches are added up in 16 bit before they are reduced")
         return tuple(reasons)
 
     def prepare(self, workload: Workload, config: TrainConfig, device: torch.device) -> TorchStep:
