@@ -25,6 +25,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
@@ -79,7 +80,7 @@ class Launcher:
         KeyboardInterrupt when asked to stop; in every case no process of the run is left.
         """
         config = self._config(ranks, folder)
-        with self._environment(), quiet_agent(self.debug):
+        with self._environment(), hidden_main_module(), quiet_agent(self.debug):
             self._start_server()
             processes = RankProcesses(folder)
             job = replace(job, folder=folder, launched_ns=time.monotonic_ns(), launcher_pid=os.getpid())
@@ -223,6 +224,20 @@ def quiet_agent(debug: bool) -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def hidden_main_module() -> Iterator[None]:
+    """Keep multiprocessing from running this process's main module again in every rank: a rank needs nothing of it.
+
+    That would cost each rank its imports, and would start a user's script over that has no `if __name__ == "__main__"`.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 @contextlib.contextmanager

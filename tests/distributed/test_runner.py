@@ -157,6 +157,20 @@ def test_four_sessions_at_once_never_collide(tmp_path: Path) -> None:
     assert not loaded.damaged
 
 
+def test_a_script_needs_no_main_guard(tmp_path: Path) -> None:
+    script = tmp_path / "one_run.py"
+    script.write_text(ONE_RUN.replace('if __name__ == "__main__":', "if True:"))
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "results")],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.stdout.split() == ["ok"], done.stderr
+    assert len(load_records(tmp_path / "results").records) == 1
+
+
 def test_a_parent_killed_without_warning_takes_its_ranks_along(tmp_path: Path) -> None:
     script = tmp_path / "one_run.py"
     script.write_text(ONE_RUN.replace("steps=20", "steps=1_000_000"))
