@@ -23,7 +23,16 @@ from scalebench.strategies.base import TrainStep
 from scalebench.strategies.config import OptimizerName, TrainConfig
 from tests.distributed.ranks import run_ranks
 from tests.distributed.toy import Toy, Trace, train_plainly
-from tests.distributed.training import CLIP_NORM, CPU, FP32_TOLERANCE, STEPS, assert_parity, same_bits, toy_config
+from tests.distributed.training import (
+    CLIP_NORM,
+    CPU,
+    FP32_TOLERANCE,
+    STEPS,
+    assert_parity,
+    same_bits,
+    toy_config,
+    train,
+)
 
 needs_deepspeed = [
     pytest.mark.distributed,
@@ -214,6 +223,17 @@ def test_bf16_keeps_fp32_masters_and_stays_within_its_band(start: dict[str, Tens
         assert_parity([rank.trace for rank in seen], reference(one, start, autocast=torch.bfloat16), start, tolerance)
         if stage:
             assert seen[0].observed == {"master": "float32", "gradient_accumulation": "float32"}
+
+
+def test_bf16_true_keeps_nothing_in_fp32(start: dict[str, Tensor]) -> None:
+    cells = [cell(f"deepspeed_stage_{stage}", "sgd", precision="bf16-true") for stage in STAGES]
+    alone, plain = train("single", toy_config("sgd", precision="bf16-true", accumulation=4), TOY)
+    assert same_bits(alone, {name: value.bfloat16().float() for name, value in start.items()})
+    ranks = run_ranks(run_all, 2, cells)
+    for stage, seen in enumerate(zip(*ranks, strict=True)):
+        check_start(list(seen), alone)
+        assert_parity([rank.trace for rank in seen], plain, alone, BF16_TOLERANCE)
+        assert not stage or set(seen[0].observed.values()) == {"bfloat16"}
 
 
 def run_fp16(cells: list[Cell]) -> list[Seen]:
