@@ -128,9 +128,8 @@ def _zero_section(plan: Plan) -> dict[str, Any]:
     if plan.config.compile and plan.stage == 3:
         zero["memory_efficient_linear"] = False  # Python code with a gather in it; compiled code saves no view anyway
     if plan.offload:
-        zero["offload_optimizer"] = {"device": "cpu"}
-    if plan.offload and plan.stage == 3:
-        zero["offload_param"] = {"device": "cpu"}
+        home = {"device": "cpu"} | ({"pin_memory": True} if plan.config.profile == "matched" else {})
+        zero |= {"offload_optimizer": home} | ({"offload_param": home} if plan.stage == 3 else {})
     return zero | dict(plan.zero)
 
 

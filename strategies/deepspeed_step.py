@@ -38,7 +38,7 @@ class DeepSpeedStep(TrainStep):
     def __call__(self, micro_batches: Sequence[Batch]) -> Tensor:
         assert len(micro_batches) == self._accumulation, "the divisor of the gradient is fixed at construction"
         losses = self._coalesced(micro_batches) if self._coalesces else self._synchronised(micro_batches)
-        return torch.stack(losses).mean()
+        return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
     def _synchronised(self, micro_batches: Sequence[Batch]) -> list[Tensor]:
         """Gradients are reduced as the stage does it: on the last micro-batch (0, 1) or on every one (2, 3)."""
