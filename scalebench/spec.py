@@ -25,6 +25,7 @@ class RunSpec(BaseModel):
     Attributes:
         workload, size, workload_options: the model; options are those of `--set workload.NAME=VALUE`, resolved.
         data: `text:PATH` (a file or a folder; the standard library's sources by default) or `synthetic`.
+        num_workers: processes per rank that load data ahead of time; with 0 the rank itself loads between its steps.
         strategy, strategy_options: the backend's name in `scalebench list` and the options asked by `--set strategy.*`.
         world_size: ranks: GPUs on `cuda`, processes on `cpu`.
         threads_per_rank: intra-op threads on `cpu`, the same over a whole scaling series; None on `cuda`.
@@ -41,6 +42,7 @@ class RunSpec(BaseModel):
     size: str
     workload_options: dict[str, Scalar] = Field(default_factory=dict)
     data: str
+    num_workers: int = Field(default=0, ge=0)
     strategy: str
     strategy_options: dict[str, object] = Field(default_factory=dict)
     device: DeviceType

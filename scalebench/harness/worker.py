@@ -83,6 +83,7 @@ def measure(spec: RunSpec, strategy: Strategy, place: Place, phase: Phase, stage
         world_size=place.world_size,
         seed=spec.seed,
         device=place.device,
+        num_workers=spec.num_workers,
     )
     resident_before = resident_bytes()
     stages.end("data")

@@ -142,6 +142,7 @@ def common_fields(request: Request) -> dict[str, Any]:
     defaults = OptimizerConfig()
     return {
         "data": data_of(request),
+        "num_workers": request.num_workers or 0,
         "profile": request.profile or "matched",
         "optimizer": OptimizerConfig(
             name=request.optimizer or defaults.name, learning_rate=request.learning_rate or defaults.learning_rate

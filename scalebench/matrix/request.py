@@ -40,7 +40,7 @@ def read_whole(value: object, least: int = 1) -> int:
     return value
 
 
-def read_seed(value: object) -> int:
+def read_from_zero(value: object) -> int:
     """A whole number, zero included."""
     return read_whole(value, least=0)
 
@@ -116,6 +116,7 @@ def choice(kind: str, literal: Any) -> BeforeValidator:
 Truth = Annotated[bool, BeforeValidator(read_truth)]
 Text = Annotated[str, BeforeValidator(read_text)]
 Count = Annotated[int, BeforeValidator(read_whole)]
+FromZero = Annotated[int, BeforeValidator(read_from_zero)]
 Positive = Annotated[float, BeforeValidator(read_positive)]
 Counts = Annotated[tuple[Count, ...], BeforeValidator(read_list)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(read_list)]
@@ -159,6 +160,7 @@ class Request(BaseModel):
     data: Text | None = _ask(
         "A text file or a folder of them, `stdlib` (Python's own sources, the default) or `synthetic`.", "PATH"
     )
+    num_workers: FromZero | None = _ask("Processes per rank that load data ahead. Default: 0, none.", "N")
     device: Annotated[DeviceChoice, choice("device", DeviceChoice)] | None = _ask(
         "Where to run. Default: auto, a GPU where one is visible.", "auto|cuda|cpu"
     )
@@ -172,9 +174,7 @@ class Request(BaseModel):
     steps: Count | None = _ask("Timed optimizer steps of each run, exactly. Default: 50.", "N")
     warmup_steps: Count | None = _ask("Optimizer steps before them. Default: 10.", "N")
     repeats: Count | None = _ask("Fresh processes per cell; ranking needs several. Default: 3.", "N")
-    seed: Annotated[int, BeforeValidator(read_seed)] | None = _ask(
-        "Seed of parameters, data and the order of runs. Default: 0.", "N"
-    )
+    seed: FromZero | None = _ask("Seed of parameters, data and the order of runs. Default: 0.", "N")
     compile: Truth | None = _ask("torch.compile the model's regions. Default: no.")
     activation_checkpointing: Truth | None = _ask("Recompute each block in the backward pass. Default: no.")
     clip_norm: Annotated[float | str, BeforeValidator(read_clip)] | None = _ask(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 
 @dataclass(frozen=True, kw_only=True)
 class CpuTimes:
-    """Cumulative CPU seconds of this process and of the whole host; the latter None where unreadable."""
+    """Cumulative CPU seconds of this process with its loader's workers, and of the whole host; the latter None where
+    unreadable."""
 
     own_seconds: float
     host_busy_seconds: float | None
@@ -26,7 +30,15 @@ class CpuTimes:
 
 def read_cpu_times() -> CpuTimes:
     """Now. Takes some ten microseconds, so it belongs beside the window, not between its steps."""
-    return CpuTimes(own_seconds=time.process_time(), host_busy_seconds=_host_busy_seconds())
+    own_seconds = time.process_time() + sum(_seconds_of(child.pid) for child in multiprocessing.active_children())
+    return CpuTimes(own_seconds=own_seconds, host_busy_seconds=_host_busy_seconds())
+
+
+def _seconds_of(pid: int | None) -> float:
+    with contextlib.suppress(psutil.Error):
+        times = psutil.Process(pid).cpu_times()
+        return float(times.user + times.system)
+    return 0.0  # it ended just now
 
 
 def _host_busy_seconds() -> float | None:

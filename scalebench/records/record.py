@@ -58,9 +58,9 @@ class RankFacts(Facts):
         data_wait_ns: time per step spent waiting for the next batch (host).
         startup_seconds: name of a start-up phase to its duration.
         threads, interop_threads, affinity: as observed in the process, not as asked.
-        cpu_seconds: CPU time of this process over the window. host_busy_seconds: CPU time of everything on the host
-            over the same window (from /proc/stat); None where unreadable. What the ranks of a host did not use, others
-            did.
+        cpu_seconds: CPU time of this process and its loader's workers over the window.
+        host_busy_seconds: CPU time of everything on the host over the same window (from /proc/stat); None where
+            unreadable. What the ranks of a host did not use, others did.
     """
 
     rank: int

@@ -132,6 +132,12 @@ def test_nothing_listens_beyond_loopback(tmp_path: Path) -> None:
     assert seen, "gloo's ranks listen for each other: if nothing was seen, the look came too late"
 
 
+def test_workers_load_the_very_same_batches(tmp_path: Path) -> None:
+    alone, helped = (run_one(tiny(num_workers=workers), tmp_path) for workers in (0, 2))
+    assert helped.status == "ok", helped.reason
+    assert [facts.losses for facts in helped.ranks] == [facts.losses for facts in alone.ranks]
+
+
 ONE_RUN = """
 import sys
 from pathlib import Path
