@@ -17,6 +17,7 @@ from torch.distributed.elastic.multiprocessing.errors import record as record_er
 
 from scalebench import data, strategies, workloads
 from scalebench.errors import UnsupportedError
+from scalebench.harness import parity
 from scalebench.harness.diagnosis import diagnose
 from scalebench.harness.job import Job, Report
 from scalebench.harness.lifeline import announce, follow
@@ -31,7 +32,7 @@ from scalebench.strategies.base import Strategy
 from scalebench.workloads.base import SampleSource, Workload
 
 PHASE_FILE = "phase"
-PHASES = ("starting", "preparing", "warm-up", "measuring", "diagnostics")
+PHASES = ("starting", "preparing", "warm-up", "measuring", "diagnostics", "comparing")
 
 
 @record_error
@@ -57,7 +58,12 @@ def work(job: Job, *, gather: bool = False) -> list[Report]:
     stages.end("process")
     with process_group(spec, place, job.folder, needed=strategy.needs_process_group):
         stages.end("process_group")
-        report = measure(spec, strategy, place, Phase(job.folder if place.rank == 0 else None), stages)
+        phase = Phase(job.folder if place.rank == 0 else None)
+        if job.run.kind == "parity":
+            phase.enter("comparing")
+            report = parity.check(spec, strategy, place)
+        else:
+            report = measure(spec, strategy, place, phase, stages)
         return gathered(report, place) if gather else [report]
 
 

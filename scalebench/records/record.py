@@ -140,15 +140,16 @@ class ParityFacts(Facts):
     Per optimizer (`sgd`, `adamw`): the largest relative difference over the steps of loss and of gradient norm before
     clipping, the relative difference of the final parameters (2-norm of the difference over 2-norm of the movement
     from the initial ones, so that weights that hardly moved hide nothing), and on how many steps clipping was binding.
+    None where there was nothing finite to compare, which does not pass.
     """
 
     steps: int
     tolerance_loss: float
     tolerance_norm: float
     tolerance_parameters: float
-    loss: dict[str, float]
-    norm: dict[str, float]
-    parameters: dict[str, float]
+    loss: dict[str, float | None]
+    norm: dict[str, float | None]
+    parameters: dict[str, float | None]
     clipped_steps: dict[str, int]
     initial_bit_equal: bool
     passed: bool

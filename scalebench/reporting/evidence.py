@@ -194,8 +194,8 @@ def _contract_row(contract: Contract) -> Row:
     }
 
 
-def _worst(differences: dict[str, float] | None, tolerance: float | None) -> str:
+def _worst(differences: dict[str, float | None] | None, tolerance: float | None) -> str:
     if not differences or tolerance is None:
         return UNKNOWN
-    shown = ", ".join(f"{name} {value:.1e}" for name, value in sorted(differences.items()))
+    shown = ", ".join(f"{name} {known(value, '{:.1e}'.format)}" for name, value in sorted(differences.items()))
     return f"{shown} (≤ {tolerance:.0e})"
