@@ -12,7 +12,8 @@ from scalebench.analysis.precision import precision_gain
 from scalebench.analysis.scaling import IS_BASELINE, against_itself, against_single
 from scalebench.analysis.steps import data_wait_share, window
 from scalebench.records.record import Record
-from scalebench.stats.intervals import Estimate, geometric_mean, within_run_median
+from scalebench.stats.intervals import Estimate, geometric_mean
+from scalebench.stats.within_run import median_interval
 
 from .answers import group_ranking
 from .evidence import contract_in_short, parity_in_short
@@ -130,7 +131,7 @@ def step_median(cell: Cell) -> Estimate | None:
     """Median job step in seconds: over processes with the interval between them, of one process within the run only."""
     series = [w.step_seconds for record in cell.measured if (w := window(record)) and w.step_seconds is not None]
     if len(series) == 1:
-        return within_run_median(series[0].tolist())
+        return median_interval(series[0])
     return geometric_mean([float(np.median(steps)) for steps in series]) if series else None
 
 

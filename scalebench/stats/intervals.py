@@ -14,9 +14,6 @@ import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
-BATCHES = 5
-"""Batches of a within-run interval: few and long, since only long ones outlast the correlation between steps."""
-LEAST_BATCH_STEPS = 10
 USELESS_WIDTH = 10.0
 
 
@@ -78,23 +75,6 @@ def geometric_ratio(
         return _from_logs(difference, 0.0, fewest)
     freedom = total**2 / sum(s**2 / (len(cell) - 1) for s, cell in zip(squared, (top, bottom), strict=True))
     return _from_logs(difference, _t_quantile(confidence, freedom) * math.sqrt(total), fewest)
-
-
-def within_run_median(durations: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
-    """Median of one run's successive durations, with an interval that respects their autocorrelation.
-
-    Sectioning (Asmussen and Glynn, Stochastic Simulation, 2007, III.5): the series is cut into `BATCHES` successive
-    batches, and the spread of their medians about the whole median gives the standard error, with `BATCHES` - 1 degrees
-    of freedom. Fewer than `BATCHES` x `LEAST_BATCH_STEPS` durations give no interval.
-    """
-    series = np.asarray(durations, dtype=float)
-    median, length = float(np.median(series)), len(series) // BATCHES
-    if length < LEAST_BATCH_STEPS:
-        return Estimate(value=median, processes=1, within_run=True)
-    medians = np.median(series[-BATCHES * length :].reshape(BATCHES, length), axis=1)
-    error = math.sqrt(((medians - median) ** 2).sum() / (BATCHES - 1) / BATCHES)
-    half = _t_quantile(confidence, BATCHES - 1) * error
-    return Estimate(value=median, low=max(0.0, median - half), high=median + half, processes=1, within_run=True)
 
 
 def _t_quantile(confidence: float, freedom: float) -> float:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from scalebench.stats.intervals import Estimate, geometric_mean, geometric_ratio, within_run_median
+from scalebench.stats.intervals import Estimate, geometric_mean, geometric_ratio
 
 positive = st.floats(min_value=1e-6, max_value=1e6)
 cells = st.lists(positive, min_size=2, max_size=8).filter(lambda values: np.log(values).std() > 1e-6)
@@ -61,27 +61,3 @@ def test_ratio_intervals_cover_the_truth_as_often_as_they_say() -> None:
         estimate = geometric_ratio(top.tolist(), bottom.tolist())
         hits += estimate.low <= truth <= estimate.high  # type: ignore[operator]
     assert 0.93 <= hits / trials <= 0.97
-
-
-def autocorrelated(random: np.random.Generator, steps: int, correlation: float) -> list[float]:
-    """Step times with mean and median 1, sd 5% and the given lag-1 correlation (an AR(1) series in equilibrium)."""
-    series = [random.normal()]
-    for noise in random.normal(0, math.sqrt(1 - correlation**2), steps - 1):
-        series.append(correlation * series[-1] + noise)
-    return [1 + 0.05 * value for value in series]
-
-
-@pytest.mark.parametrize(("correlation", "least"), [(0.0, 0.93), (0.5, 0.92), (0.8, 0.90)])
-def test_within_run_intervals_respect_autocorrelation(correlation: float, least: float) -> None:
-    """Order statistics, which assume independent steps, cover about 55% at a correlation of 0.8."""
-    random, trials = np.random.default_rng(2), 600
-    estimates = [within_run_median(autocorrelated(random, 100, correlation)) for _ in range(trials)]
-    assert sum(e.low <= 1 <= e.high for e in estimates) / trials >= least  # type: ignore[operator]
-
-
-def test_a_within_run_interval_is_marked_and_needs_enough_steps() -> None:
-    durations = autocorrelated(np.random.default_rng(3), 50, 0.0)
-    assert within_run_median(durations).within_run
-    assert within_run_median(durations).value == np.median(durations)
-    assert within_run_median(durations).low is not None
-    assert within_run_median(durations[:49]).low is None
