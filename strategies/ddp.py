@@ -54,6 +54,8 @@ class DDP(Strategy):
         return None
 
     def unmatched(self, config: TrainConfig, device_type: str, world_size: int) -> tuple[str, ...]:
+        if config.profile != "matched":
+            return ()
         reasons = []
         if self.bucket_cap_mb not in (None, MATCHED_BUCKET_MIB):
             reasons.append(f"gradients are reduced in buckets of {self.bucket_cap_mb:g} MiB, as asked, not 25")

@@ -67,6 +67,8 @@ class FSDP(Strategy):
         )
 
     def unmatched(self, config: TrainConfig, device_type: str, world_size: int) -> tuple[str, ...]:
+        if config.profile != "matched":
+            return ()
         reasons = ["gradients are reduced block by block rather than in 25 MiB buckets"]
         if config.mixed:
             reasons.append("whole parameters are cast, so layers that autocast keeps in fp32 compute in 16 bit too")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision, ShardingStrategy
 
@@ -45,6 +46,8 @@ class FSDP1(Strategy):
         return None
 
     def unmatched(self, config: TrainConfig, device_type: str, world_size: int) -> tuple[str, ...]:
+        if config.profile != "matched":
+            return ()
         reasons = ["gradients are reduced block by block rather than in 25 MiB buckets"]
         if config.mixed:
             reasons.append("whole parameters are cast, so layers that autocast keeps in fp32 compute in 16 bit too")
@@ -98,8 +101,10 @@ def _mixed_precision(config: TrainConfig) -> MixedPrecision | None:
 
 
 def _sync(module: FullyShardedDataParallel) -> SyncContext:
+    alone = dist.get_world_size() == 1  # no_sync would save nothing, and fails there with 16-bit tied parameters
+
     def sync(crosses_ranks: bool, last: bool) -> AbstractContextManager[object]:
-        return nullcontext() if crosses_ranks else module.no_sync()
+        return nullcontext() if crosses_ranks or alone else module.no_sync()
 
     return sync
 

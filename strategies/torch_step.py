@@ -23,6 +23,11 @@ NamedParameters = Callable[[], Iterable[tuple[str, Tensor]]]
 """Every parameter whole, with its name in the unwrapped module. Collective."""
 
 
+def no_sync_needed(crosses_ranks: bool, last: bool) -> AbstractContextManager[object]:
+    """The SyncContext that leaves everything as it is."""
+    return nullcontext()
+
+
 class TorchStep(TrainStep):
     """Forward and backward of every micro-batch, unscale, clip, update.
 
@@ -46,7 +51,7 @@ class TorchStep(TrainStep):
         whole_parameters: NamedParameters,
         clip: Clip,
         scaler: LossScaler,
-        sync: SyncContext = lambda crosses_ranks, last: nullcontext(),
+        sync: SyncContext = no_sync_needed,
         autocast: bool = True,
         after_evaluation: Callable[[], None] = lambda: None,
     ) -> None:
@@ -61,7 +66,7 @@ class TorchStep(TrainStep):
         self._whole_parameters = whole_parameters
         self._clip = clip
         self._scaler = scaler
-        self._sync = sync
+        self._sync = sync if config.accumulation > 1 else no_sync_needed
         self._after_evaluation = after_evaluation
 
     def __call__(self, micro_batches: Sequence[Batch]) -> Tensor:

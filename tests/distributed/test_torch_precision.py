@@ -27,14 +27,14 @@ def start() -> dict[str, Tensor]:
     return dict(prepare("single", toy_config("sgd"), TOY).full_parameters())
 
 
-def train_all(config: TrainConfig) -> dict[str, Trace]:
-    return {name: train(name, config, TOY)[1] for name in NAMES}
+def train_all(names: list[str], config: TrainConfig) -> dict[str, Trace]:
+    return {name: train(name, config, TOY)[1] for name in names}
 
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("precision", ["bf16", "bf16-true", "fp16", "fp16-true"])
 def test_sixteen_bit_training_stays_near_fp32(precision: Precision, start: dict[str, Tensor]) -> None:
-    ranks = run_ranks(train_all, 2, toy_config("adamw", precision=precision))
+    ranks = run_ranks(train_all, 2, NAMES, toy_config("adamw", precision=precision))
     reference = train_plainly(TOY, start, "adamw", STEPS, micro_batches=4, clip_norm=CLIP_NORM)
     for name in NAMES:
         losses = [(a + b) / 2 for a, b in zip(ranks[0][name].losses, ranks[1][name].losses, strict=True)]
@@ -44,6 +44,15 @@ def test_sixteen_bit_training_stays_near_fp32(precision: Precision, start: dict[
             assert trace.norms == pytest.approx(reference.norms, rel=0.1)
             in_sixteen_bits = torch.tensor(trace.losses).to(torch.bfloat16).double()
             assert not torch.equal(in_sixteen_bits, torch.tensor(trace.losses, dtype=torch.float64)), "loss is rounded"
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_one_rank_in_sixteen_bits_stays_near_fp32(precision: Precision, start: dict[str, Tensor]) -> None:
+    reference = train_plainly(TOY, start, "sgd", STEPS, micro_batches=2, clip_norm=CLIP_NORM)
+    traces = run_ranks(train_all, 1, ["ddp", "fsdp", "fsdp1"], toy_config("sgd", precision=precision))[0]
+    for name, trace in traces.items():
+        assert trace.losses == pytest.approx(reference.losses, rel=BAND), name
 
 
 def test_single_in_bf16_is_plain_autocast(start: dict[str, Tensor]) -> None:

@@ -69,3 +69,4 @@ def test_what_is_not_matched_is_said() -> None:
     assert "16 bit" in unmatched("fsdp", mixed)
     assert "optimizer runs on the CPU" in unmatched("fsdp_cpu_offload", PLAIN)
     assert "added up in 16 bit" in unmatched("fsdp1", mixed)
+    assert unmatched("fsdp", TrainConfig(profile="backend-default")) == ""
