@@ -30,7 +30,7 @@ class Workload(Protocol):
     name: str
 
     def build(self) -> nn.Module:
-        """The module, whose `forward(batch)` returns the batch's mean loss (a scalar), computed in fp32 in every precision.
+        """The module, whose `forward(batch)` returns the batch's mean loss: a scalar, computed in fp32 always.
 
         Called under a meta-device context or zero.Init: it must not read parameter values. All randomness of
         initialisation is left to `init_parameter_`.
