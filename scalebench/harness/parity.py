@@ -52,11 +52,14 @@ class Tolerance:
 
 
 TOLERANCES: dict[Precision, Tolerance] = {
+    # Sums in another order round differently: 6e-8 of a value each time, and some 1e-6 after ten steps.
     "fp32": Tolerance(loss=1e-6, norm=1e-5, parameters=1e-5),
-    "bf16": Tolerance(loss=4e-3, norm=2e-2, parameters=2e-2),
-    "fp16": Tolerance(loss=5e-4, norm=3e-3, parameters=3e-3),
-    "bf16-true": Tolerance(loss=4e-3, norm=2e-2, parameters=5e-2),
-    "fp16-true": Tolerance(loss=5e-4, norm=3e-3, parameters=5e-2),
+    # Backends cast at different places, and each cast rounds: to 2e-3 of a value in bf16, to 2e-4 in fp16.
+    "bf16": Tolerance(loss=5e-3, norm=5e-2, parameters=5e-2),
+    "fp16": Tolerance(loss=1e-3, norm=1e-2, parameters=1e-2),
+    # Without fp32 masters small updates are rounded away, by chance more of them in one order of sums than in another.
+    "bf16-true": Tolerance(loss=5e-3, norm=5e-2, parameters=1e-1),
+    "fp16-true": Tolerance(loss=1e-3, norm=1e-2, parameters=1e-1),
 }
 
 

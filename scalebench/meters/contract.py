@@ -25,7 +25,7 @@ WRAPPERS: dict[str, str] = {
 }
 """Class of strategy to the class its module must be of. `single` must be of none of them; others are not known."""
 
-OPTIMIZERS = {"adamw": "AdamW(fused)", "sgd": "SGD(fused)"}
+OPTIMIZERS = {"adamw": "AdamW(fused)", "sgd": "SGD(foreach)"}
 """The one implementation that all strategies build."""
 
 COMPRESSING_OPTIONS = {"gradient_compression", "config"}
@@ -215,7 +215,7 @@ def expected_dtypes(spec: RunSpec) -> dict[str, tuple[object, ...]]:
         "parameter": between,  # engines keep 16-bit parameters beside fp32 masters
         "compute": ("tf32",) if spec.tf32 and spec.device == "cuda" else (computed,),
         "gradient_accumulation": summed,
-        "optimizer_state": (stored, None),
+        "optimizer_state": (stored if spec.optimizer.name == "adamw" or spec.optimizer.momentum else None,),
         "master": (stored,),
     }
     if not COMPRESSING_OPTIONS & spec.strategy_options.keys():
