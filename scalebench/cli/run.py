@@ -1,7 +1,8 @@
-"""`scalebench run`: what was asked becomes cells, each is measured in fresh processes, every run becomes a record."""
+"""`scalebench run` and `scalebench parity`: what was asked becomes cells, each is run, every run becomes a record."""
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +13,15 @@ import click
 
 from scalebench.cli.asking import Asked, read_asked, read_assignments
 from scalebench.cli.flags import request_flags
-from scalebench.cli.summary import SUMMARY_HEADS, Finished, describe_plan, exit_code, problems, summary_rows
+from scalebench.cli.summary import (
+    SUMMARY_HEADS,
+    Finished,
+    describe_plan,
+    exit_code,
+    parity_lines,
+    problems,
+    summary_rows,
+)
 from scalebench.cli.tables import print_table
 from scalebench.errors import EXIT_CELL_NOT_OK, EXIT_OK, UserError
 from scalebench.machine import Machine, detect
@@ -35,15 +44,30 @@ Lists are separated by commas; a cell is every combination. Under torchrun this 
 """
 
 
+PARITY_HELP = """Check that strategies train the same model as plain PyTorch, and record it.
+
+For example: scalebench parity --strategy fsdp,deepspeed_stage_3 --gpus 2,4 --precision fp32,bf16
+
+Takes what `scalebench run` takes; nothing is timed. `scalebench run --parity` does both.
+"""
+
+
 def command(
-    config: str | None, assignments: Sequence[str], json_lines: bool, local_rank: str | None, **flags: Any
+    config: str | None,
+    assignments: Sequence[str],
+    json_lines: bool,
+    local_rank: str | None,
+    only_parity: bool = False,
+    **flags: Any,
 ) -> int:
-    """Carry out `scalebench run`; returns its exit code."""
+    """Carry out `scalebench run`, or `scalebench parity`; returns its exit code."""
     given = {name: value for name, value in flags.items() if value is not None}
     if assignments:
         given["set"] = read_assignments(assignments)
     asked = read_asked(given, Path(config) if config else None)
     request = asked.request()
+    if only_parity:
+        request = request.model_copy(update={"parity": True, "repeats": 0})
     if request.debug:
         os.environ.update({name: os.environ.get(name, value) for name, value in DEBUG_VARIABLES.items()})
     machine = detect(request.device or "auto")
@@ -74,10 +98,25 @@ run = click.Command(
 )
 
 
+parity = click.Command(
+    "parity",
+    callback=functools.partial(command, only_parity=True),
+    help=PARITY_HELP,
+    params=[param for param in run.params if param.name not in ("parity", "repeats", "baseline", "steps")],
+)
+
+
+def repeats_of(request: Request) -> int:
+    """Timed runs per cell; none when only parity is checked."""
+    return DEFAULT_REPEATS if request.repeats is None else request.repeats
+
+
 def measure(asked: Asked, request: Request, machine: Machine, json_lines: bool) -> int:
     """Plan, run and report, on this machine alone."""
     specs = cells_of(asked, request, machine)
-    runs = plan(specs, request.repeats or DEFAULT_REPEATS, specs[0].seed, parity=bool(request.parity))
+    runs = plan(specs, repeats_of(request), specs[0].seed, parity=bool(request.parity))
+    if not runs:
+        raise UserError("nothing to check: `single` is what the others are checked against. Name other strategies.")
     tell(describe_plan(specs, len(runs), machine))
     progress = open_progress()
     try:
@@ -170,8 +209,10 @@ def show(finished: Finished, json_lines: bool) -> None:
         for record in records:
             click.echo(record.model_dump_json())
     else:
-        print_table(SUMMARY_HEADS, summary_rows(records))
-        for line in ["", *answer(records), f"Records: {finished[0][1].parent}"]:
+        if any(record.kind == "run" for record in records):
+            print_table(SUMMARY_HEADS, summary_rows(records))
+            click.echo()
+        for line in [*parity_lines(records), *answer(records), f"Records: {finished[0][1].parent}"]:
             click.echo(line)
     tell(problems(finished))
 

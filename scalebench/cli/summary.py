@@ -75,6 +75,24 @@ def summary_rows(records: Sequence[Record]) -> Iterator[list[str]]:
         yield [spec.strategy, str(spec.world_size), cell.precision, str(spec.global_batch), shown, _endings(cell)]
 
 
+def parity_lines(records: Sequence[Record]) -> Iterator[str]:
+    """A line per parity check that came to a verdict: the largest differences from `single`, and what was allowed."""
+    for record in records:
+        facts = record.parity
+        if facts:
+            verdict = "trained the same model as single" if facts.passed else "did NOT train the same model as single"
+            found = ", ".join(
+                f"{name} {max(values.values(), default=0.0):.1e} (at most {allowed:.0e})"
+                for name, values, allowed in (
+                    ("loss", facts.loss, facts.tolerance_loss),
+                    ("gradient norm", facts.norm, facts.tolerance_norm),
+                    ("parameters", facts.parameters, facts.tolerance_parameters),
+                )
+            )
+            spec = record.spec
+            yield f"{spec.strategy} on {_count(spec.world_size, 'rank')} in {spec.precision} {verdict}: {found}"
+
+
 def problems(finished: Finished) -> list[str]:
     """One line per way in which a cell did not end well: what, why, what to do, and the first record that shows it."""
     found: dict[str, Path] = {}
