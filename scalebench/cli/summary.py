@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +82,7 @@ def parity_lines(records: Sequence[Record]) -> Iterator[str]:
         if facts:
             verdict = "trained the same model as single" if facts.passed else "did NOT train the same model as single"
             found = ", ".join(
-                f"{name} {max(values.values(), default=0.0):.1e} (at most {allowed:.0e})"
+                f"{name} {_largest(values.values())} (at most {allowed:.0e})"
                 for name, values, allowed in (
                     ("loss", facts.loss, facts.tolerance_loss),
                     ("gradient norm", facts.norm, facts.tolerance_norm),
@@ -120,6 +120,11 @@ def exit_code(records: Sequence[Record]) -> int:
     if any(record.status == "interrupted" for record in records):
         return EXIT_INTERRUPTED
     return EXIT_CELL_NOT_OK if any(problem_of(record) for record in records) else EXIT_OK
+
+
+def _largest(values: Iterable[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{max(known):.1e}" if known else "n/a"
 
 
 def _endings(cell: Cell) -> str:
