@@ -39,7 +39,8 @@ def main(
         print(f"Host time per step with an empty step: {microseconds_per_step():.1f} microseconds (target: 100)\n")
         pairs.measure(chosen, rounds, warmup=warmup, steps=steps, seed=seed, results=results, tell=report)
     found = pairs.Study.read(results).pairs
-    print(tables.cost_table(found), tables.startup_table(found), tables.stages_table(found), sep="\n\n")
+    print(tables.cost_table(found), tables.startup_table(found), tables.stages_table(found), sep="\n\n", end="\n\n")
+    print(tables.quietness(found))
 
 
 def report(message: str) -> None:

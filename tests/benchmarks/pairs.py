@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from scalebench.analysis.steps import foreign_cpu_cores
 from scalebench.harness.runner import execute
 from scalebench.records.environment import collect
 from scalebench.records.record import Record
@@ -92,13 +93,15 @@ class Sample(Facts):
 
 
 class Pair(Facts):
-    """The two runs of one round of one cell; `stages` are scalebench's own start-up times of rank 0, in seconds."""
+    """The two runs of one round of one cell; `stages` are scalebench's own start-up times of rank 0, in seconds, and
+    `foreign_cores` what others took of this machine in scalebench's window, if known."""
 
     cell: Cell
     round: int
     scalebench: Sample
     torchrun: Sample
     stages: dict[str, float]
+    foreign_cores: float | None
 
 
 class Study(Facts):
@@ -175,8 +178,16 @@ class Pairing:
         ours = Sample.of(self._launched_ns, returned_ns, ends, first.losses, record.spec.warmup_steps)
         bare = self._bare or run_bare(record.spec)
         require_same_losses(cell, ours, bare)
-        pair = Pair(cell=cell, round=number, scalebench=ours, torchrun=bare, stages=first.startup_seconds)
-        self.study.pairs.append(pair)
+        self.study.pairs.append(
+            Pair(
+                cell=cell,
+                round=number,
+                scalebench=ours,
+                torchrun=bare,
+                stages=first.startup_seconds,
+                foreign_cores=foreign_cpu_cores(record),
+            )
+        )
         self._path.write_text(self.study.model_dump_json(indent=1) + "\n")
 
 

@@ -32,7 +32,8 @@ def main(cells: str, rounds: int, seed: int, results: Path, show: bool) -> None:
             chosen, rounds, warmup=1, steps=pairs.COMPARED_LOSSES - 1, seed=seed, results=results, tell=report
         )
     found = pairs.Study.read(results).pairs
-    print(tables.startup_table(found), tables.stages_table(found), sep="\n\n")
+    print(tables.startup_table(found), tables.stages_table(found), sep="\n\n", end="\n\n")
+    print(tables.quietness(found))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ ONE_SIDED_95 = 0.90
 """Confidence of the two-sided interval each end of which is a one-sided 95% bound."""
 COST_TARGET = {1: 1.04, 2: 1.06}
 START_TARGET, START_TARGET_DEEPSPEED = 0.15, 0.3
+BUSY_CORES = 0.7
+"""With more cores than these taken by others, medians of fresh runs moved by a third."""
 
 
 def mean_ratio(ratios: Sequence[float]) -> Estimate:
@@ -56,6 +58,15 @@ def stages_table(pairs: Sequence[Pair]) -> str:
         times.append([pair.scalebench.end_seconds for pair in group])
         rows.append([cell.strategy, str(cell.ranks), *(f"{median(values) * 1e3:.0f}" for values in times)])
     return markdown(header, rows)
+
+
+def quietness(pairs: Sequence[Pair]) -> str:
+    """A line about the machine: what others took of it while scalebench's windows were measured."""
+    known = [pair.foreign_cores for pair in pairs if pair.foreign_cores is not None]
+    if not known:
+        return "Load of others in the windows: n/a."
+    caution = "" if median(known) <= BUSY_CORES else " Too busy for any verdict."
+    return f"Load of others in the windows: median {median(known):.2f}, most {max(known):.2f} cores.{caution}"
 
 
 def by_cell(pairs: Sequence[Pair]) -> Iterable[tuple[Cell, list[Pair]]]:
