@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,14 +52,15 @@ def detect(device: Literal["auto", "cpu", "cuda"] = "auto") -> Machine:
 
 
 def visible_gpus() -> list[tuple[str, tuple[int, int]]]:
-    """(name, compute capability) of each GPU a process started here would see; empty without a driver."""
+    """(name, compute capability) of each GPU a process started here would see; empty without a driver that works."""
     with nvml() as library:
-        if library is None:
+        try:
+            return [
+                (_text(library.nvmlDeviceGetName(handle)), tuple(library.nvmlDeviceGetCudaComputeCapability(handle)))
+                for handle in visible_handles(library)
+            ]
+        except Exception:  # as nvml() has it; a GPU that has no name cannot be computed on either
             return []
-        return [
-            (_text(library.nvmlDeviceGetName(handle)), tuple(library.nvmlDeviceGetCudaComputeCapability(handle)))
-            for handle in visible_handles(library)
-        ]
 
 
 @contextlib.contextmanager
@@ -80,27 +82,37 @@ def nvml() -> Iterator[Any]:
 
 
 def visible_handles(library: Any) -> list[Any]:
-    """NVML handles in the order of CUDA's device numbers, as CUDA_VISIBLE_DEVICES selects them.
+    """NVML handles in the order of CUDA's device numbers, as CUDA_VISIBLE_DEVICES selects them; none without NVML.
 
-    As in the CUDA runtime, entries are indices or UUID prefixes, and the first invalid one hides all that follow.
+    As in the CUDA runtime, entries are numbers or UUID prefixes as the first one is, the first invalid one hides all
+    that follow, and a repeated one hides all. Raises NVML's errors.
     """
+    if library is None:
+        return []
     everything = [library.nvmlDeviceGetHandleByIndex(i) for i in range(library.nvmlDeviceGetCount())]
     selection = os.environ.get("CUDA_VISIBLE_DEVICES")
     if selection is None:
         return everything
-    chosen = []
-    for entry in (part.strip() for part in selection.split(",")):
-        handle = _find_gpu(library, everything, entry)
-        if handle is None:
+    uuids = [_text(library.nvmlDeviceGetUUID(handle)) for handle in everything] if "GPU-" in selection else []
+    chosen: list[int] = []
+    for entry in selection.split(","):
+        index = _by_uuid(entry, uuids) if selection.startswith("GPU-") else _by_number(entry, len(everything))
+        if index in chosen:
+            return []
+        if index is None:
             break
-        chosen.append(handle)
-    return chosen
+        chosen.append(index)
+    return [everything[index] for index in chosen]
 
 
-def _find_gpu(library: Any, handles: list[Any], entry: str) -> Any:
-    if entry.isdigit():
-        return handles[int(entry)] if int(entry) < len(handles) else None
-    matches = [h for h in handles if entry and _text(library.nvmlDeviceGetUUID(h)).startswith(entry)]
+def _by_number(entry: str, count: int) -> int | None:
+    """Read as C's strtoul does: up to the first character that is no digit."""
+    number = re.match(r"\+?[0-9]+", entry.strip())
+    return index if number and (index := int(number[0])) < count else None
+
+
+def _by_uuid(prefix: str, uuids: list[str]) -> int | None:
+    matches = [index for index, uuid in enumerate(uuids) if prefix and uuid.startswith(prefix)]
     return matches[0] if len(matches) == 1 else None
 
 

@@ -14,6 +14,8 @@ from scalebench.records.record import Contract, Record
 from scalebench.records.store import load_records
 
 from .cells import machine, not_measured_because, ordered
+from .device import gpu_state, traffic
+from .energy import cpu_energy, gpu_energy, joules_per_item
 from .memory import KINDS, largest
 from .steps import data_wait_share, foreign_cpu_cores, window
 
@@ -43,6 +45,7 @@ def _row(record: Record) -> dict[str, object]:
         **_spec(record),
         **_time(record),
         **{f"{kind}_bytes": largest(record, kind) for kind in KINDS},
+        **_device(record),
         **_training(record),
         **_contract(record),
         **{f"environment_{name}": _plain(value) for name, value in machine(record).items()},
@@ -85,6 +88,27 @@ def _time(record: Record) -> dict[str, object]:
         "data_wait_share": data_wait_share(record),
         "foreign_cpu_cores": foreign_cpu_cores(record),
         "run_wall_seconds": record.wall_seconds,
+    }
+
+
+def _device(record: Record) -> dict[str, object]:
+    gpu, cpu, state, moved = gpu_energy(record), cpu_energy(record), gpu_state(record), traffic(record)
+    return {
+        "gpu_energy_joules": gpu.joules,
+        "gpu_energy_source": gpu.source,
+        "gpu_energy_joules_per_item": joules_per_item(record, gpu),
+        "cpu_energy_joules": cpu.joules,
+        "cpu_energy_joules_per_item": joules_per_item(record, cpu),
+        "gpu_watts": state.watts if state else None,
+        "gpu_sm_clock_mhz": state.sm_clock_mhz if state else None,
+        "gpu_memory_clock_mhz": state.memory_clock_mhz if state else None,
+        "gpu_temperature_celsius": state.temperature_celsius if state else None,
+        "gpu_utilisation": state.utilisation if state else None,
+        "gpu_throttled": _plain(state.throttled) if state else None,
+        "gpu_other_processes": state.other_processes if state else None,
+        "network_interface": moved.interface if moved else None,
+        "network_sent_bytes_per_step": moved.sent_per_step if moved else None,
+        "network_received_bytes_per_step": moved.received_per_step if moved else None,
     }
 
 

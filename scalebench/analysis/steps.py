@@ -61,6 +61,15 @@ def job_boundaries(ranks: Sequence[RankFacts]) -> npt.NDArray[np.int64]:
     return ends
 
 
+def host_windows(record: Record) -> dict[str, tuple[int, int]]:
+    """Begin and end of the window on each host, in nanoseconds of its own clock; empty when there is no window."""
+    if window(record) is None:
+        return {}
+    first, last = record.spec.warmup_steps - 1, record.spec.warmup_steps + record.spec.steps - 1
+    hosts = {ranks[0].host: job_boundaries(ranks) for ranks in _by_host(record.ranks)}
+    return {host: (int(ends[first]), int(ends[last])) for host, ends in hosts.items()}
+
+
 def _by_host(ranks: Sequence[RankFacts]) -> list[list[RankFacts]]:
     """Ranks grouped by clock: one host's monotonic clock, to which its CUDA events are anchored too."""
     hosts: dict[str, list[RankFacts]] = {}

@@ -3,9 +3,12 @@ safely."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from scalebench.meters.device import sensors_of_rank
+from scalebench.records.device import SensorFacts
 from scalebench.records.record import Contract, ParityFacts, RankFacts, WorkloadFacts
 from scalebench.spec import PlannedRun
 
@@ -38,6 +41,12 @@ class Report:
     unmatched: list[str] = field(default_factory=list)
     parity: ParityFacts | None = None
     contradictions: list[str] = field(default_factory=list)
+
+    def with_sensors(self, sensors: Sequence[SensorFacts]) -> Report:
+        """This report with what its host's sensors said of its rank's steps."""
+        if self.facts is None:
+            return self
+        return replace(self, facts=self.facts.model_copy(update={"sensors": sensors_of_rank(sensors, self.facts)}))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from scalebench.harness.job import Job
 from scalebench.harness.launcher import IMPORT_ENVIRONMENT, Launcher, LaunchError, StartMethod, private_folder
 from scalebench.harness.outcome import Outcome, exception_outcome, failure_outcome, success_outcome
 from scalebench.machine import Machine, detect
+from scalebench.meters.device import Sampler
 from scalebench.records.environment import collect, debug_variables_set
 from scalebench.records.record import Record
 from scalebench.records.store import require_writable, write_record
@@ -121,13 +122,15 @@ class Session:
         reason = unsupported_reason(run.spec)
         if reason:
             return Outcome(status="unsupported", reason=reason)
+        sampler = Sampler(read_by="launcher", gpus=run.spec.device == "cuda")
         try:
-            reports = self._launcher.launch(Job(run=run), run.spec.world_size, folder, phase)
+            with sampler:
+                reports = self._launcher.launch(Job(run=run), run.spec.world_size, folder, phase)
         except LaunchError as error:
             return failure_outcome(error.failure)
         except KeyboardInterrupt:
             return Outcome(status="interrupted", reason="stopped by the user")
-        return success_outcome(reports)
+        return success_outcome([report.with_sensors(sampler.facts()) for report in reports])
 
     def _record(
         self, order: int, run: PlannedRun, outcome: Outcome, log: str | None, started: datetime, ended: datetime

@@ -25,7 +25,10 @@ from scalebench.harness.loop import Timeline, run_steps
 from scalebench.harness.placement import Place, barrier, process_group, take_place
 from scalebench.meters.clock import Clock, clock_for
 from scalebench.meters.cpu import CpuTimes, read_cpu_times
+from scalebench.meters.device import Sampler
 from scalebench.meters.memory import held_bytes, read_peaks, reset_peaks, resident_bytes
+from scalebench.meters.network import Traffic, read_traffic
+from scalebench.records.device import NetworkFacts
 from scalebench.records.record import MemoryFacts, RankFacts, WorkloadFacts
 from scalebench.spec import RunSpec
 from scalebench.strategies.base import Strategy
@@ -63,8 +66,16 @@ def work(job: Job, *, gather: bool = False) -> list[Report]:
             phase.enter("comparing")
             report = parity.check(spec, strategy, place)
         else:
-            report = measure(spec, strategy, place, phase, stages)
+            with own_sampler(job, place) as sampler:
+                report = measure(spec, strategy, place, phase, stages)
+            report = report.with_sensors(sampler.facts())
         return gathered(report, place) if gather else [report]
+
+
+def own_sampler(job: Job, place: Place) -> Sampler:
+    """Where no launcher of ours reads the sensors each rank reads its own GPU's, and a host's first also its CPUs'."""
+    alone, uuid = job.folder is None, device_uuid(place.device)
+    return Sampler(read_by="rank", gpus=alone and uuid is not None, uuid=uuid, cpus=alone and place.local_rank == 0)
 
 
 def gathered(report: Report, place: Place) -> list[Report]:
@@ -151,6 +162,8 @@ class Window:
     place: Place
     phase: Phase
     opened: CpuTimes = field(default_factory=read_cpu_times)
+    traffic: Traffic = field(default_factory=read_traffic)
+    network: NetworkFacts | None = None
     cpu_seconds: float | None = None
     host_busy_seconds: float | None = None
 
@@ -161,9 +174,11 @@ class Window:
     def open(self) -> None:
         self.phase.enter("measuring")
         reset_peaks(self.place.device)
+        self.traffic = read_traffic()
         self.opened = read_cpu_times()
 
     def close(self) -> None:
+        self.network = read_traffic().since(self.traffic) if self.place.local_rank == 0 else None
         self.cpu_seconds, self.host_busy_seconds = read_cpu_times().since(self.opened)
 
 
@@ -178,6 +193,7 @@ def rank_facts(
         host=socket.gethostname(),
         pid=os.getpid(),
         device_name=torch.cuda.get_device_name(place.device) if cuda else None,
+        device_uuid=device_uuid(place.device),
         clock=clock.kind,
         start_ns=timeline.start_ns,
         step_end_ns=timeline.step_end_ns,
@@ -192,7 +208,13 @@ def rank_facts(
         startup_seconds=stages.seconds,
         cpu_seconds=window.cpu_seconds,
         host_busy_seconds=window.host_busy_seconds,
+        network=window.network,
     )
+
+
+def device_uuid(device: torch.device) -> str | None:
+    """The GPU's UUID as torch gives it; None on a CPU."""
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
 
 
 def workload_facts(workload: Workload, source: SampleSource) -> WorkloadFacts:

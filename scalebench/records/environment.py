@@ -7,6 +7,7 @@ import os
 import platform
 import socket
 import subprocess
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -98,24 +99,28 @@ def _torch_facts() -> dict[str, object]:
 
 
 def _gpu_facts() -> dict[str, object]:
+    """What NVML says of the visible GPUs, each fact on its own: one that a broken driver cannot tell is None."""
     with nvml() as library:
         if library is None:
             return {"gpus": [], "driver": None, "topology": None}
-        handles = visible_handles(library)
         return {
-            "gpus": [_text(library.nvmlDeviceGetName(h)) for h in handles],
-            "driver": _text(library.nvmlSystemGetDriverVersion()),
-            "topology": _topology(library, handles),
+            "gpus": _or_none(lambda: [_text(library.nvmlDeviceGetName(gpu)) for gpu in visible_handles(library)]),
+            "driver": _or_none(lambda: _text(library.nvmlSystemGetDriverVersion())),
+            "topology": _or_none(lambda: _topology(library, visible_handles(library))),
         }
 
 
-def _topology(library: Any, handles: list[Any]) -> list[list[int | None]] | None:
+def _topology(library: Any, handles: list[Any]) -> list[list[int | None]]:
     """NVML's nearest common ancestor of each pair of GPUs (0 same board .. 50 across sockets); None on the diagonal."""
-    with contextlib.suppress(Exception):
-        return [
-            [None if i == j else int(library.nvmlDeviceGetTopologyCommonAncestor(a, b)) for j, b in enumerate(handles)]
-            for i, a in enumerate(handles)
-        ]
+    return [
+        [None if i == j else int(library.nvmlDeviceGetTopologyCommonAncestor(a, b)) for j, b in enumerate(handles)]
+        for i, a in enumerate(handles)
+    ]
+
+
+def _or_none(ask: Callable[[], object]) -> object:
+    with contextlib.suppress(Exception):  # NVML has a class of its own for each error code
+        return ask()
     return None
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from scalebench.records.device import NetworkFacts, SensorFacts
 from scalebench.records.facts import Facts
 from scalebench.spec import RunSpec
 
@@ -61,6 +62,8 @@ class RankFacts(Facts):
         cpu_seconds: CPU time of this process and its loader's workers over the window.
         host_busy_seconds: CPU time of everything on the host over the same window (from /proc/stat); None where
             unreadable. What the ranks of a host did not use, others did.
+        sensors: of the GPU that this rank computed on; on a host's first rank also those of its CPUs.
+        network: on a host's first rank, the traffic of its interfaces around the window.
     """
 
     rank: int
@@ -68,6 +71,7 @@ class RankFacts(Facts):
     host: str
     pid: int
     device_name: str | None = None
+    device_uuid: str | None = None
     clock: Literal["monotonic", "cuda-event"] = "monotonic"
     start_ns: int
     step_end_ns: list[int]
@@ -82,6 +86,8 @@ class RankFacts(Facts):
     startup_seconds: dict[str, float] = Field(default_factory=dict)
     cpu_seconds: float | None = None
     host_busy_seconds: float | None = None
+    sensors: list[SensorFacts] = Field(default_factory=list)
+    network: NetworkFacts | None = None
 
 
 class Contract(Facts):
