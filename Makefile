@@ -16,11 +16,16 @@ installed-test: $(VENV)/.installed-test
 installed-lint: $(VENV)/.installed-lint
 endif
 
-.PHONY: bench test test-all check lint docs clean installed-run installed-test installed-lint
+.PHONY: bench bench-harness test test-all check lint docs clean installed-run installed-test installed-lint
 
 bench: installed-run  ## measure the reference matrix and write results/bench/report.md with its plots
 	$(run) -m scalebench run --config bench.toml --results $(RESULTS)
 	$(run) -m scalebench report --results $(RESULTS)
+
+bench-harness: installed-test  ## what the harness costs beside a hand-written torchrun script; on a quiet machine
+	$(run) -m tests.benchmarks.harness_cost --in-process
+	$(run) -m tests.benchmarks.harness_cost
+	$(run) -m tests.benchmarks.startup
 
 test: installed-test  ## everything that fits on two cores in a few minutes
 	$(run) -m pytest -m "not slow"

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -141,10 +139,3 @@ def cpu_computes_fp16() -> bool:
         return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
     except (AttributeError, RuntimeError):
         return False
-
-
-def can_coalesce_reduction() -> bool:
-    """Whether the installed DeepSpeed can hold gradients back at stages 2 and 3. Read from its source, not imported."""
-    spec = importlib.util.find_spec("deepspeed")
-    engine = Path(spec.origin).parent / "runtime" / "engine.py" if spec and spec.origin else None
-    return engine is not None and "def coalesce_grad_reduction" in engine.read_text()

@@ -7,7 +7,9 @@ DeepSpeed's own are compiled on first use, which this project never does.
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import importlib.util
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +28,9 @@ from .deepspeed_step import DeepSpeedStep
 from .deepspeed_unmatched import unmatched
 from .deepspeed_user import check_user_config
 from .loss_scaling import LossScaler
+
+MINIMUM_VERSION = (0, 19, 8)
+"""Before it stage 1 sums micro-batches wrongly in an accumulation dtype of its own (fp16 strays from plain PyTorch)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +99,9 @@ class DeepSpeed(Strategy):
         return check_user_config(self.config or {}, config, world_size, stage=self.stage, offload=self.offload)
 
     def unsupported_reason(self, config: TrainConfig, device_type: str, world_size: int) -> str | None:
-        if importlib.util.find_spec("deepspeed") is None:
-            return "deepspeed is not installed: pip install deepspeed"
+        missing = _missing()
+        if missing:
+            return missing
         if self.stage is not None and self.stage not in range(4):
             return f"stage is one of 0, 1, 2 and 3, not {self.stage!r}"
         plan = self.plan(config, world_size)
@@ -139,15 +145,20 @@ def _take_over_stage_0(engine: Any, config: TrainConfig, device: torch.device) -
     return scaler
 
 
+def _missing() -> str | None:
+    if importlib.util.find_spec("deepspeed") is None:
+        return "deepspeed is not installed: pip install deepspeed"
+    version = importlib.metadata.version("deepspeed")
+    if tuple(map(int, re.findall(r"\d+", version)[:3])) < MINIMUM_VERSION:
+        wanted = ".".join(map(str, MINIMUM_VERSION))
+        return f"deepspeed {version} is older than what is tested here: pip install -U 'deepspeed>={wanted}'"
+    return None
+
+
 def _unsupported_sync(plan: Plan) -> str | None:
     config = plan.config
     if plan.stage < 2 and config.grad_sync == "every_micro_batch" and config.accumulation > 1:
         return f"DeepSpeed at stage {plan.stage} reduces gradients once per step: use grad_sync=last"
-    if plan.coalesces and not compat.can_coalesce_reduction():
-        return (
-            f"the installed deepspeed reduces gradients on every micro-batch at stage {plan.stage}: "
-            "use grad_sync=every_micro_batch, or upgrade it (pip install -U deepspeed)"
-        )
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -216,15 +217,18 @@ def test_what_cannot_be_is_told_with_what_to_do() -> None:
     assert "stage 1, 2 or 3" in str(reason("deepspeed_stage_0", offload=True))
     assert "0, 1, 2 and 3" in str(reason("deepspeed", stage=7))
     assert "fp32" in str(reason("deepspeed", config={"fp16": {"enabled": True}}))
+    late = dataclasses.replace(RUN, grad_sync="last")
+    assert strategies.create("deepspeed_stage_3").unsupported_reason(late, "cpu", RANKS) is None
     assert reason("deepspeed_stage_2_offload", training=run(precision="bf16-true")) is not None
 
 
-def test_holding_gradients_back_at_stage_2_needs_a_deepspeed_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    late = dataclasses.replace(RUN, grad_sync="last")
-    monkeypatch.setattr(compat, "can_coalesce_reduction", lambda: False)
-    assert "every_micro_batch" in str(strategies.create("deepspeed_stage_2").unsupported_reason(late, "cpu", RANKS))
-    monkeypatch.setattr(compat, "can_coalesce_reduction", lambda: True)
-    assert strategies.create("deepspeed_stage_2").unsupported_reason(late, "cpu", RANKS) is None
+@pytest.mark.parametrize(("version", "supported"), [("0.19.8", True), ("0.20.0+abc", True), ("0.19.7", False)])
+def test_versions_older_than_the_tested_are_told_so(
+    version: str, supported: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    told = reason("deepspeed_stage_1")
+    assert told is None if supported else "deepspeed>=0.19.8" in str(told)
 
 
 WITHOUT_DEEPSPEED = """

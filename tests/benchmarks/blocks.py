@@ -1,0 +1,159 @@
+"""scalebench's step and loop against the bare script's in turn, in blocks, inside the same fresh processes.
+
+What differs from process to process (where memory lies, what else the machine does in those seconds) hits both sides
+alike and cancels from their ratio, so that far fewer steps resolve it than pairs of processes need. Blocks follow each
+other as A B B A, so that a drift cancels too. Sound for all that a rank does between two marks: batches, strategy and
+loop. Blind to what lies outside the rank, the launcher that waits and polls, and to what two models in one process
+share, their caches above all; pairs of fresh processes see the former and are free of the latter. The figure of a
+launch is the median of the ratios of its A B B A quadruples, as the machine may disturb some; replicates are launches.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+from pydantic import BaseModel
+
+from scalebench import data, strategies, workloads
+from scalebench.harness.loop import collection_paused, run_steps
+from scalebench.harness.placement import Place, barrier, process_group, take_place
+from scalebench.meters.clock import HostClock
+from scalebench.records.environment import collect
+from scalebench.spec import RunSpec
+from tests.benchmarks import bare, tables
+from tests.benchmarks.pairs import Cell
+
+BLOCK_STEPS = 10
+WARMUP_BLOCKS = 2
+ORDER = ("scalebench", "bare", "bare", "scalebench")
+
+Span = tuple[int, int]
+"""Start and end of one block on one rank, CLOCK_MONOTONIC in ns."""
+Block = Callable[[], Span]
+
+
+class Launch(BaseModel):
+    """The blocks of one launch of one cell: seconds per step of each block of either side, in their order."""
+
+    cell: Cell
+    scalebench: list[float]
+    bare: list[float]
+
+    @property
+    def ratio(self) -> float:
+        """Median over the quadruples of scalebench's two blocks over the bare ones between or around them."""
+        both = zip(_twos(self.scalebench), _twos(self.bare), strict=True)
+        return median(ours / theirs for ours, theirs in both)
+
+
+def _twos(values: Sequence[float]) -> list[float]:
+    return [a + b for a, b in zip(values[::2], values[1::2], strict=True)]
+
+
+class Study(BaseModel):
+    """What one sitting measured, and where."""
+
+    environment: dict[str, object]
+    launches: list[Launch]
+
+    @classmethod
+    def read(cls, results: Path) -> Study:
+        return cls.model_validate_json((results / "blocks.json").read_bytes())
+
+
+def measure(cells: Sequence[Cell], launches: int, steps: int, results: Path, tell: Callable[[str], None]) -> Study:
+    """`launches` launches of each cell with about `steps` steps of each side. All is on disk after each launch."""
+    results.mkdir(parents=True, exist_ok=True)
+    study = Study(environment=collect(), launches=[])
+    for number in range(launches):
+        for cell in cells:
+            tell(f"launch {number + 1} of {launches}: {cell.strategy} on {cell.ranks}")
+            study.launches.append(launch(cell, steps))
+            (results / "blocks.json").write_text(study.model_dump_json(indent=1) + "\n")
+    return study
+
+
+def launch(cell: Cell, steps: int) -> Launch:
+    """Fresh processes, one for each rank, forked from a server that has imported everything."""
+    rounds = max(1, round(steps / BLOCK_STEPS / 2))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["scalebench.harness.preload", "scalebench.harness.preload_deepspeed", __name__])
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(cell.ranks, context) as pool:
+        work = partial(rank_main, cell.spec(1, 1), rounds, folder)
+        spans = list(pool.map(work, range(cell.ranks)))
+    sides = ORDER * rounds
+    seconds = [job_seconds(block) for block in zip(*spans, strict=True)]
+    chosen = {side: [s for s, of in zip(seconds, sides, strict=True) if of == side] for side in set(ORDER)}
+    return Launch(cell=cell, **chosen)
+
+
+def job_seconds(ranks: Sequence[Span]) -> float:
+    """Seconds per step of one block of the whole job: from the last rank's start to the last rank's end."""
+    return (max(end for _, end in ranks) - max(start for start, _ in ranks)) / BLOCK_STEPS / 1e9
+
+
+def rank_main(spec: RunSpec, rounds: int, folder: str, rank: int) -> list[Span]:
+    """One rank: both sides built in the same process group, then their blocks in turn."""
+    warnings.simplefilter("ignore", FutureWarning)  # of torch, about what DeepSpeed calls
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(spec.world_size), DS_ACCELERATOR="cpu")
+    place = take_place(spec)
+    with process_group(spec, place, Path(folder), needed=spec.strategy != "single"):
+        blocks = {"scalebench": scalebench_block(spec, place), "bare": bare_block(spec, place)}
+        for _ in range(WARMUP_BLOCKS):
+            for block in blocks.values():
+                block()
+        return [blocks[side]() for side in ORDER * rounds]
+
+
+def scalebench_block(spec: RunSpec, place: Place) -> Block:
+    workload = workloads.create(spec.workload, spec.size)
+    batches = data.loader(
+        workload.samples(spec.data, spec.seed),
+        micro_batch=spec.micro_batch,
+        rank=place.rank,
+        world_size=place.world_size,
+        seed=spec.seed,
+        device=place.device,
+    )
+    step = strategies.create(spec.strategy).prepare(workload, spec.train_config(), place.device)
+
+    def block() -> Span:
+        timeline = run_steps(step, batches, BLOCK_STEPS, HostClock(), ready=partial(barrier, place.device))
+        return timeline.start_ns, timeline.step_end_ns[-1]
+
+    return block
+
+
+def bare_block(spec: RunSpec, place: Place) -> Block:
+    train = bare.prepare(spec.strategy, spec.size, spec.seed)
+    batches = bare.make_batches(spec.size, spec.micro_batch, spec.seed, place.rank, place.world_size)
+
+    def block() -> Span:
+        with collection_paused():
+            barrier(place.device)
+            start_ns = time.monotonic_ns()
+            _, ends = bare.loop(train, batches, BLOCK_STEPS)
+            return start_ns, ends[-1]
+
+    return block
+
+
+def table(launches: Sequence[Launch]) -> str:
+    """The ratios of the launches of each cell, averaged as those of fresh processes are."""
+    rows = []
+    for cell in dict.fromkeys(launch.cell for launch in launches):
+        group = [launch for launch in launches if launch.cell == cell]
+        theirs = median(median(launch.bare) for launch in group) * 1e3
+        ours = median(median(launch.scalebench) for launch in group) * 1e3
+        ratios = [launch.ratio for launch in group]
+        rows.append(tables.ratio_row(cell, theirs, ours, ratios, tables.cost_target(cell)))
+    return tables.markdown(tables.ratio_header("step, bare (ms)", "step, scalebench (ms)", "launches"), rows)

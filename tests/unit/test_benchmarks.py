@@ -1,0 +1,75 @@
+"""The benchmarks' own arithmetic, against scipy and by hand; what they measure is measured by hand, not by CI."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import pytest
+from scipy import stats
+
+from tests.benchmarks.blocks import Launch, job_seconds
+from tests.benchmarks.pairs import Cell, Sample, schedule
+from tests.benchmarks.tables import cost_target, mean_ratio, start_target, verdict
+
+RATIOS = [1.01, 0.98, 1.05, 1.02, 0.99]
+
+
+def test_the_upper_bound_is_the_one_sided_95_percent_one_of_scipy() -> None:
+    estimate = mean_ratio(RATIOS)
+    logs = [math.log(ratio) for ratio in RATIOS]
+    assert estimate.value == pytest.approx(stats.gmean(RATIOS))
+    one_sided = stats.ttest_1samp(logs, math.log(estimate.high), alternative="less")
+    assert one_sided.pvalue == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "expected"),
+    [
+        ([0.99, 1.0, 1.01], "met"),
+        ([1.19, 1.2, 1.21], "missed"),
+        ([0.9, 1.0, 1.2], "not resolved"),
+        ([1.0], "not resolved"),
+    ],
+)
+def test_a_verdict_needs_a_bound_on_its_side_of_the_target(ratios: list[float], expected: str) -> None:
+    assert verdict(mean_ratio(ratios), 1.05) == expected
+
+
+def test_a_job_step_ends_with_its_last_rank() -> None:
+    """Two ranks, warm-up of one step: boundaries 20, 30, 45 (ms) by hand."""
+    ends = [[20_000_000, 28_000_000, 45_000_000], [19_000_000, 30_000_000, 44_000_000]]
+    sample = Sample.of(5_000_000, 50_000_000, ends, [1.0] * 3, warmup=1)
+    assert sample.step_seconds == pytest.approx(0.0125)
+    assert sample.start_seconds == pytest.approx(0.015)
+    assert sample.end_seconds == pytest.approx(0.005)
+
+
+def test_a_block_lasts_from_the_last_start_to_the_last_end() -> None:
+    assert job_seconds([(0, 95_000_000), (5_000_000, 100_000_000)]) == pytest.approx(0.0095)
+
+
+def test_each_side_goes_first_as_often_as_the_other_and_every_round_has_every_cell() -> None:
+    cells = [Cell(strategy="ddp", ranks=1), Cell(strategy="fsdp", ranks=2), Cell(strategy="single", ranks=1)]
+    planned = list(schedule(cells, 4, seed=3))
+    assert Counter((cell, bare_first) for _, cell, bare_first in planned) == {
+        (cell, first): 2 for cell in cells for first in (True, False)
+    }
+    assert [number for number, _, _ in planned] == sorted([0, 1, 2, 3] * 3)
+    assert planned == list(schedule(cells, 4, seed=3)) != list(schedule(cells, 4, seed=4))
+
+
+def test_a_drift_and_one_disturbed_block_leave_the_ratio_of_a_launch_alone() -> None:
+    """A B B A on a clock that slows down steadily, scalebench being 2% slower; one quadruple is disturbed."""
+    slow = [1.0 + 0.01 * index for index in range(12)]
+    ours = [1.02 * slow[index] for index in range(12) if index % 4 in (0, 3)]
+    theirs = [slow[index] for index in range(12) if index % 4 in (1, 2)]
+    ours[2] *= 5
+    launch = Launch(cell=Cell(strategy="ddp", ranks=2), scalebench=ours, bare=theirs)
+    assert launch.ratio == pytest.approx(1.02)
+
+
+def test_targets_are_those_of_the_cell() -> None:
+    single, sharded = Cell.parse("single:1"), Cell.parse("deepspeed_stage_2:2")
+    assert (cost_target(single), cost_target(sharded)) == (1.04, 1.06)
+    assert (start_target(single), start_target(sharded)) == (0.15, 0.3)
