@@ -23,7 +23,7 @@ from .base import Strategy, TrainStep, Workload
 from .config import Casting, GradSync, TrainConfig
 from .construct import build_on_meta, build_optimizer, parameter_groups, prepare_process
 from .deepspeed_build import fill_, largest_block, restore_masters_, verify
-from .deepspeed_config import Plan, resolve_offload, resolve_stage
+from .deepspeed_config import Plan, enabled, resolve_offload, resolve_stage
 from .deepspeed_step import DeepSpeedStep
 from .deepspeed_unmatched import unmatched
 from .deepspeed_user import check_user_config
@@ -65,7 +65,8 @@ class DeepSpeed(Strategy):
 
     @property
     def casting(self) -> Casting:  # type: ignore[override]  # here it depends on the stage
-        return "engine-cast" if self._stage else "autocast"
+        autocast = not self._stage or enabled(self.config or {}, "torch_autocast")
+        return "autocast" if autocast else "engine-cast"
 
     @property
     def default_grad_sync(self) -> GradSync:  # type: ignore[override]  # here it depends on the stage
@@ -124,8 +125,9 @@ class DeepSpeed(Strategy):
         fill_(deepspeed, module, workload, plan, device)
         groups = parameter_groups(module.named_parameters(), workload.no_decay_names(module), config.optimizer)
         optimizer = build_optimizer(groups, config.optimizer)
+        leaves = compat.leaves_gather_only() if config.compile else contextlib.nullcontext()
         # It prints what it builds; standard output is for results.
-        with contextlib.redirect_stdout(sys.stderr), compat.leaves_gather_only():
+        with contextlib.redirect_stdout(sys.stderr), leaves:
             engine = deepspeed.initialize(model=module, optimizer=optimizer, config=plan.json)[0]
         verify(engine, optimizer, plan)
         if plan.restores_masters:

@@ -97,7 +97,9 @@ def _base(plan: Plan) -> dict[str, Any]:
     }
     if config.profile == "matched":
         base["timers"] = {"throughput": {"enabled": False}}  # it synchronises the device at every step
-    if not any(enabled(plan.user, name) for name in (*ENGINE_SECTIONS, "torch_autocast")):
+    if enabled(plan.user, "torch_autocast"):
+        base["torch_autocast"] = {"dtype": config.precision}
+    elif not any(enabled(plan.user, name) for name in ENGINE_SECTIONS):
         base |= _precision_sections(config, plan.stage)
     return base
 

@@ -106,7 +106,7 @@ def _check_gradients(run: _Run) -> Iterator[str]:
 
 def _check_precision(run: _Run) -> Iterator[str]:
     word = run.config.precision.removesuffix("-true")
-    dtype = short_name(section(run.user, "torch_autocast").get("dtype", word))
+    dtype = short_name(section(run.user, "torch_autocast").get("dtype", "auto")).replace("auto", word)
     meanings = ENGINE_SECTIONS | {"torch_autocast": dtype}
     chosen = [name for name in meanings if enabled(run.user, name)]
     refused = [name for name in ENGINE_SECTIONS if section(run.user, name).get("enabled") is False]

@@ -121,6 +121,7 @@ def test_the_name_of_a_strategy_binds_the_json() -> None:
         ("bf16", {"bf16": {"enabled": True}}, 0),
         ("bf16", {"bf16": {"enabled": "auto"}, "fp16": {"enabled": "auto"}}, 0),
         ("bf16", {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}, 0),
+        ("bf16", {"torch_autocast": {"enabled": True}}, 0),
         ("bf16", {"bf16": {"enabled": False}}, 1),
         ("bf16", {"fp16": {"enabled": True}}, 1),
         ("bf16", {"torch_autocast": {"enabled": True, "dtype": "float16"}}, 1),
@@ -158,6 +159,14 @@ def test_auto_takes_the_value_of_the_run_and_other_values_are_used() -> None:
     assert json["zero_optimization"]["stage3_prefetch_bucket_size"] == 7
     assert "optimizer" not in json
     assert "auto" not in str(json)
+
+
+@pytest.mark.parametrize("section", [{"enabled": True}, {"enabled": True, "dtype": "auto"}])
+def test_autocast_without_a_dtype_is_in_the_precision_of_the_run(section: dict[str, Any]) -> None:
+    json = json_of("deepspeed_stage_2", run(precision="bf16"), config={"torch_autocast": section})
+    assert DeepSpeed(stage=2, config={"torch_autocast": section}).casting == "autocast"
+    assert json["torch_autocast"] == {"enabled": True, "dtype": "bf16"}
+    assert "bf16" not in json
 
 
 def test_options_reach_the_zero_section_and_a_json_may_not_change_the_users_object() -> None:
