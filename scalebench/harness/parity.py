@@ -301,7 +301,7 @@ def failures(differences: Mapping[str, Difference], tolerance: Tolerance) -> lis
         ):
             if value is None or value > limit:
                 by = "none to compare" if value is None else f"a relative difference of {value:.1e}"
-                wrong.append(f"asked single's {what} to {limit:.0e} under {name}, observed {by}")
+                wrong.append(f"asked single's {what} to within {limit:.0e} under {name}, observed {by}")
         if not 0 < found.clipped_steps < STEPS:
             wrong.append(f"asked clipping on some steps under {name}, observed it on {found.clipped_steps} of {STEPS}")
     return wrong
