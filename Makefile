@@ -19,7 +19,8 @@ endif
 .PHONY: bench bench-harness test test-all check lint docs clean installed-run installed-test installed-lint
 
 bench: installed-run  ## measure the reference matrix and write results/bench/report.md with its plots
-	$(run) -m scalebench run --config bench.toml --results $(RESULTS)
+	# Exit code 3 says that some cell did not end ok (DeepSpeed may be missing): the others are reported all the same.
+	$(run) -m scalebench run --config bench.toml --results $(RESULTS) || [ $$? -eq 3 ]
 	$(run) -m scalebench report --results $(RESULTS)
 
 bench-harness: installed-test  ## what the harness costs beside a hand-written torchrun script; on a quiet machine
@@ -40,7 +41,7 @@ lint: installed-lint
 	$(run) -m ruff format --check .
 	$(run) -m mypy
 
-docs: installed-run  ## regenerate what the docs quote from the code
+docs: installed-run  ## write docs/strategies.md from the code that it describes
 	$(run) -m scalebench list --markdown > docs/strategies.md
 
 clean:

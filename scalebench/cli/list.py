@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import click
 
 from scalebench import strategies, workloads
-from scalebench.cli.tables import print_table
+from scalebench.cli.tables import markdown_table, print_table
 from scalebench.strategies.config import PRECISION_ALIASES
 from scalebench.strategies.precision_table import PRECISION_TABLE
 
@@ -20,20 +20,49 @@ PRECISION_HEADS = (
 )
 
 
+PAGE = """# Strategies, workloads, precisions
+
+Written by `make docs` from the code; `scalebench list` prints the same.
+
+## Strategies
+
+Beside each name stands what Lightning, Accelerate and the libraries themselves call it.
+
+{strategies}
+
+## Precisions
+
+What each word means in each family of strategies, under the profile `matched`. Under `backend-default` fsdp reduces the
+gradients of mixed precision in 16 bit, and DeepSpeed does as it ships. What a run really did is observed and recorded.
+
+{precisions}
+
+## Workloads
+
+Options are set by `--set workload.NAME=VALUE`.
+
+{workloads}
+"""
+
+
 @click.command("list")
 @click.argument("what", type=click.Choice(["strategies", "workloads", "precisions"]), default="strategies")
-def list_(what: str) -> None:
+@click.option("--markdown", is_flag=True, help="Print everything as one page of markdown (docs/strategies.md).")
+def list_(what: str, markdown: bool) -> None:
     """List what can be measured: strategies (the default), workloads or precisions.
 
     Strategies stand beside the names that Lightning and Accelerate give them and the API behind them; precisions are
     explained per family of strategies, under the profile `matched`.
     """
-    if what == "strategies":
-        print_table(STRATEGY_HEADS, strategy_rows())
-    elif what == "workloads":
-        print_table(WORKLOAD_HEADS, workload_rows())
+    tables = {
+        "strategies": (STRATEGY_HEADS, strategy_rows()),
+        "workloads": (WORKLOAD_HEADS, workload_rows()),
+        "precisions": (PRECISION_HEADS, precision_rows()),
+    }
+    if markdown:
+        click.echo(PAGE.format(**{name: markdown_table(*parts) for name, parts in tables.items()}), nl=False)
     else:
-        print_table(PRECISION_HEADS, precision_rows())
+        print_table(*tables[what])
 
 
 def strategy_rows() -> Iterator[list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,3 +80,9 @@ def test_the_table_says_what_the_strategies_do(meaning: Meaning) -> None:
         plan = DeepSpeed(stage=0).plan(config, 2)
         assert (plan.parameter_dtype, plan.engine_dtype) == (meaning.parameters, None)
         assert plan.autocast == (meaning.compute if config.mixed else None)
+
+
+def test_the_page_in_docs_is_what_the_code_says() -> None:
+    page = Path(__file__).parents[2] / "docs" / "strategies.md"
+    result = CliRunner().invoke(list_, ["--markdown"])
+    assert page.read_text() == result.stdout, "run `make docs`"
