@@ -116,7 +116,8 @@ class LiveProgress(SessionProgress):
 
     def phase(self, index: int, phase: str) -> None:
         self._rows[_key(self.runs[index])].state = phase
-        self._draw()
+        if phase != "measuring":  # drawing takes milliseconds of a core that a rank may be measured on
+            self._draw()
 
     def run_ended(self, index: int, record: Record, path: Path) -> None:
         row = self._rows[_key(self.runs[index])]

@@ -40,7 +40,8 @@ from scalebench.harness.worker import PHASE_FILE
 StartMethod = Literal["forkserver", "spawn"]
 
 AGENT_LOGGERS = "torch.distributed.elastic"
-MONITOR_SECONDS = 0.05
+MONITOR_SECONDS = 0.1
+"""Between two looks at the ranks. Each takes a moment of a core that a rank may be using: no more than under torchrun."""
 PHASE_POLL_SECONDS = 0.1
 SHUTDOWN_SECONDS = 5
 IMPORT_ENVIRONMENT = {
