@@ -41,7 +41,7 @@ StartMethod = Literal["forkserver", "spawn"]
 
 AGENT_LOGGERS = "torch.distributed.elastic"
 MONITOR_SECONDS = 0.1
-"""Between two looks at the ranks. Each takes a moment of a core that a rank may be using: no more than under torchrun."""
+"""Between two looks at the ranks: as torchrun, since each takes a moment of a core that a rank may be using."""
 PHASE_POLL_SECONDS = 0.1
 SHUTDOWN_SECONDS = 5
 IMPORT_ENVIRONMENT = {
