@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scalebench import strategies
 from scalebench.errors import EXIT_CELL_NOT_OK, EXIT_INTERRUPTED, EXIT_OK
 from scalebench.machine import Machine
 from scalebench.records.record import Record
@@ -69,7 +70,7 @@ def summary_rows(records: Sequence[Record]) -> Iterator[list[str]]:
     from scalebench.analysis.cells import cells
     from scalebench.reporting.text import UNKNOWN, with_interval
 
-    for cell in cells(records):
+    for cell in sorted(cells(records), key=lambda cell: _place(cell.spec)):
         spec = cell.spec
         shown = f"{with_interval(cell.throughput)} {cell.item}" if cell.throughput else UNKNOWN
         yield [spec.strategy, str(spec.world_size), cell.precision, str(spec.global_batch), shown, _endings(cell)]
@@ -125,6 +126,12 @@ def exit_code(records: Sequence[Record]) -> int:
 def _largest(values: Iterable[float | None]) -> str:
     known = [value for value in values if value is not None]
     return f"{max(known):.1e}" if known else "n/a"
+
+
+def _place(spec: RunSpec) -> tuple[object, ...]:
+    """Where a cell stands in the table: strategies that may be compared stand together, in the registry's order."""
+    names = list(strategies.entries())
+    return (spec.workload, spec.size, spec.scaling, spec.precision, spec.world_size, names.index(spec.strategy))
 
 
 def _endings(cell: Cell) -> str:
