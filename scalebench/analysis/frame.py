@@ -17,6 +17,7 @@ from .cells import machine, not_measured_because, ordered
 from .device import gpu_state, traffic
 from .energy import cpu_energy, gpu_energy, joules_per_item
 from .memory import KINDS, largest
+from .phases import PHASES, phase_times
 from .steps import data_wait_share, foreign_cpu_cores, window
 
 
@@ -45,6 +46,7 @@ def _row(record: Record) -> dict[str, object]:
         **_spec(record),
         **_time(record),
         **{f"{kind}_bytes": largest(record, kind) for kind in KINDS},
+        **_phases(record),
         **_device(record),
         **_training(record),
         **_contract(record),
@@ -89,6 +91,11 @@ def _time(record: Record) -> dict[str, object]:
         "foreign_cpu_cores": foreign_cpu_cores(record),
         "run_wall_seconds": record.wall_seconds,
     }
+
+
+def _phases(record: Record) -> dict[str, object]:
+    times = phase_times(record)
+    return {f"phase_{phase}_seconds": times[phase].mean if times else None for phase in PHASES}
 
 
 def _device(record: Record) -> dict[str, object]:

@@ -115,10 +115,12 @@ def measure(spec: RunSpec, strategy: Strategy, place: Place, phase: Phase, stage
     memory = read_peaks(place.device, resident_before).model_copy(update=held_bytes(step))
     skipped = step.skipped_steps()
     phase.enter("diagnostics")
-    found = diagnose(step, next(batches), spec, place.device)
+    found = diagnose(step, batches, spec, place.device, ready)
     memory = memory.model_copy(update={"tensor_peak": found.tensor_peak})
     report = Report(
-        facts=rank_facts(place, clock, timeline, window, memory, skipped, stages),
+        facts=rank_facts(place, clock, timeline, window, memory, skipped, stages).model_copy(
+            update={"phases": found.phases}
+        ),
         contract=found.contract,
         contradictions=found.contradictions,
         workload=workload_facts(workload, source),

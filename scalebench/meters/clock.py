@@ -54,7 +54,8 @@ class CudaClock:
 
     kind: Literal["monotonic", "cuda-event"] = "cuda-event"
 
-    def __init__(self) -> None:
+    def __init__(self, run_ahead: int | None = RUN_AHEAD_STEPS) -> None:
+        self._run_ahead = run_ahead
         self._events: list[torch.cuda.Event] = []
         self._start_ns = 0
 
@@ -66,8 +67,8 @@ class CudaClock:
 
     def mark(self) -> None:
         self._record()
-        if len(self._events) > RUN_AHEAD_STEPS:
-            self._events[-1 - RUN_AHEAD_STEPS].synchronize()
+        if self._run_ahead is not None and len(self._events) > self._run_ahead:
+            self._events[-1 - self._run_ahead].synchronize()
 
     def read_ns(self) -> list[int]:
         torch.cuda.synchronize()
@@ -83,6 +84,6 @@ class CudaClock:
         self._events.append(event)
 
 
-def clock_for(device: torch.device) -> Clock:
-    """The clock of steps that run on `device`."""
-    return CudaClock() if device.type == "cuda" else HostClock()
+def clock_for(device: torch.device, run_ahead: int | None = RUN_AHEAD_STEPS) -> Clock:
+    """The clock of what runs on `device`. On CUDA the host may be `run_ahead` marks ahead, or any number (None)."""
+    return CudaClock(run_ahead) if device.type == "cuda" else HostClock()

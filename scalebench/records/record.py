@@ -17,6 +17,7 @@ from pydantic import Field
 
 from scalebench.records.device import NetworkFacts, SensorFacts
 from scalebench.records.facts import Facts
+from scalebench.records.phases import PhaseFacts
 from scalebench.spec import RunSpec
 
 SCHEMA = 1
@@ -63,6 +64,7 @@ class RankFacts(Facts):
         host_busy_seconds: CPU time of everything on the host over the same window (from /proc/stat); None where
             unreadable. What the ranks of a host did not use, others did.
         sensors: of the GPU that this rank computed on; on a host's first rank also those of its CPUs.
+        phases: of some steps right after the window; None where a backend's phases cannot be told apart.
         network: on a host's first rank, the traffic of its interfaces around the window.
     """
 
@@ -88,6 +90,7 @@ class RankFacts(Facts):
     host_busy_seconds: float | None = None
     sensors: list[SensorFacts] = Field(default_factory=list)
     network: NetworkFacts | None = None
+    phases: PhaseFacts | None = None
 
 
 class Contract(Facts):

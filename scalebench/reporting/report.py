@@ -8,7 +8,7 @@ from pathlib import Path
 from scalebench.analysis.cells import ordered
 from scalebench.records.record import Record
 
-from . import device, evidence, tables
+from . import device, evidence, phases, tables
 from .answers import answers
 from .environment import environment_table, sessions_line
 from .experiments import Experiment, experiments, hardware
@@ -73,6 +73,7 @@ def _experiment(experiment: Experiment, parity: Sequence[Record], plots: Sequenc
         yield image(title, file_name)
     yield from _section(tables.memory(experiment), level=3)
     yield from _section(tables.precision(experiment), level=3)
+    yield from _section(phases.phases(experiment), level=3)
     energy = device.energy(experiment)
     yield from _section(energy, level=3)
     if energy is None:

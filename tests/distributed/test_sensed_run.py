@@ -8,6 +8,7 @@ import pytest
 
 from scalebench.analysis.device import traffic
 from scalebench.analysis.energy import COUNTER, cpu_energy
+from scalebench.analysis.phases import phase_times
 from scalebench.meters import device
 from tests.distributed.test_runner import run_one, tiny
 
@@ -38,7 +39,7 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
     return counter
 
 
-def test_the_launcher_reads_the_sensors_and_the_kernel_counts_the_traffic(tmp_path: Path, counter: Counter) -> None:
+def test_sensors_traffic_and_phases_of_a_real_run(tmp_path: Path, counter: Counter) -> None:
     record = run_one(tiny(steps=60), tmp_path)
     assert record.status == "ok", record.reason
     first, second = record.ranks
@@ -58,3 +59,7 @@ def test_the_launcher_reads_the_sensors_and_the_kernel_counts_the_traffic(tmp_pa
     assert moved.interface == "lo"
     # Two ranks of a ring send their whole gradients once each; others on this machine may use lo too.
     assert moved.sent_per_step >= 0.95 * 2 * gradients
+
+    times = phase_times(record)
+    assert times is not None
+    assert all(time.mean > 0 for time in times.values())
