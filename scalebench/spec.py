@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from scalebench.strategies.config import GradSync, OptimizerConfig, Precision, Profile, TrainConfig
 
@@ -32,7 +32,10 @@ class RunSpec(BaseModel):
         cores_per_rank: cores each rank is pinned to on `cpu`; None when not pinned (always on `cuda`).
         micro_batch, accumulation: samples per forward pass, and forward passes per step, of one rank.
         scaling: how the series this cell belongs to grows: `weak` keeps the micro-batch, `strong` the global batch.
-        warmup_steps, steps: optimizer steps before the timed window and in it.
+        warmup_steps: optimizer steps before the timed window, exactly; None: until their times are steady.
+        steps: timed optimizer steps, exactly; None: until the median step is known to `target_precision`.
+        target_precision: half the width of the 95% interval of the median step, over the median; None with `steps`.
+        max_seconds: bounds the time of the steps whose number is not exact; None when both numbers are.
         debug: the run carried debugging variables and is not comparable with others.
     """
 
@@ -60,11 +63,21 @@ class RunSpec(BaseModel):
     clip_norm: float | None = Field(default=1.0, gt=0)
     activation_checkpointing: bool = False
     compile: bool = False
-    warmup_steps: int = Field(default=10, ge=1)
-    steps: int = Field(default=50, ge=1)
+    warmup_steps: int | None = Field(default=10, ge=1)
+    steps: int | None = Field(default=50, ge=1)
+    target_precision: float | None = Field(default=None, gt=0, lt=1)
+    max_seconds: float | None = Field(default=None, gt=0)
     seed: int = 0
     debug: bool = False
     timeout_seconds: float = Field(default=600.0, gt=0)
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if (self.steps is None) == (self.target_precision is None):
+            raise ValueError("exactly one of steps and target_precision says when a run has been timed for long enough")
+        if (self.max_seconds is None) != (self.steps is not None and self.warmup_steps is not None):
+            raise ValueError("max_seconds is given exactly when steps or warmup_steps is not")
+        return self
 
     @property
     def global_batch(self) -> int:

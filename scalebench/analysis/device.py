@@ -11,7 +11,7 @@ from scalebench.records.device import Quantity
 from scalebench.records.record import Record
 
 from .energy import Floats, Sensing, gpu_energy, sensed, series
-from .steps import NANOSECONDS, window
+from .steps import window
 
 THROTTLE_REASONS = {
     0x1: "idle",
@@ -73,7 +73,7 @@ def gpu_state(record: Record) -> GpuState | None:
         return None
     joules, slowest = gpu_energy(record).joules, _slowest(gpus)
     return GpuState(
-        watts=None if joules is None else joules / measured.wall_seconds / len(gpus),
+        watts=None if joules is None else joules / measured.whole_seconds / len(gpus),
         sm_clock_mhz=slowest[0] if slowest else None,
         sm_clock_share=slowest[1] if slowest else None,
         memory_clock_mhz=min(_means(gpus, "memory_clock_mhz"), default=None),
@@ -85,17 +85,15 @@ def gpu_state(record: Record) -> GpuState | None:
 
 
 def traffic(record: Record) -> Traffic | None:
-    """From the rate between the two readings around the window; None when none was recorded or nothing moved."""
+    """Between the readings at the window's opening and end; None when none was recorded or nothing moved."""
     measured = window(record)
-    found = []
-    for facts in (rank.network for rank in record.ranks if rank.network and measured):
-        seconds = (facts.closed_ns - facts.opened_ns) * NANOSECONDS
-        steps = seconds / measured.wall_seconds * record.spec.steps if measured else 0.0
-        found += [
-            Traffic(interface=name, sent_per_step=moved.sent / steps, received_per_step=moved.received / steps)
-            for name, moved in facts.interfaces.items()
-            if moved.sent + moved.received > 0
-        ]
+    steps = measured.whole_steps if measured else 0
+    found = [
+        Traffic(interface=name, sent_per_step=moved.sent / steps, received_per_step=moved.received / steps)
+        for rank in record.ranks
+        for name, moved in (rank.network.interfaces.items() if rank.network and steps else ())
+        if moved.sent + moved.received > 0
+    ]
     return max(found, key=lambda one: one.sent_per_step + one.received_per_step, default=None)
 
 

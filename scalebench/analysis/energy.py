@@ -61,11 +61,11 @@ def total_energy(record: Record, kind: Literal["gpu", "cpu"]) -> Energy:
 
 
 def joules_per_item(record: Record, energy: Energy) -> float | None:
-    """Energy over the items (tokens, images) of the window; None when either is unknown."""
+    """Energy over the items (tokens, images) of the same time; None when either is unknown."""
     measured = window(record)
-    if measured is None or measured.items is None or energy.joules is None:
+    if measured is None or measured.whole_items is None or energy.joules is None:
         return None
-    return energy.joules / measured.items
+    return energy.joules / measured.whole_items
 
 
 def sensed(record: Record, kind: Literal["gpu", "cpu"]) -> Iterator[Sensing]:

@@ -28,7 +28,7 @@ AXES = ("strategy", "world_size", "precision", "micro_batch", "accumulation", "g
 
 def describe_plan(specs: Sequence[RunSpec], runs: int, machine: Machine) -> list[str]:
     """The resolved values: those that all cells share, then a row per cell, then what to know before it starts."""
-    values = [spec.model_dump(mode="json") | {"global_batch": spec.global_batch} for spec in specs]
+    values = [_values(spec) for spec in specs]
     shared = [key for key in values[0] if key not in AXES and all(v[key] == values[0][key] for v in values)]
     columns = [*AXES, *(key for key in values[0] if key not in AXES and key not in shared)]
     heading = f"{_count(len(specs), 'cell')}, {_count(runs, 'run')} in blocks shuffled by seed {specs[0].seed}"
@@ -38,6 +38,13 @@ def describe_plan(specs: Sequence[RunSpec], runs: int, machine: Machine) -> list
         *_aligned([columns, *([_plain(row[key]) for key in columns] for row in values)]),
         *cautions(specs, machine),
     ]
+
+
+def _values(spec: RunSpec) -> dict[str, Any]:
+    """A spec's fields in the words a person reads; a length that is left to the steps says what ends it."""
+    said = spec.model_dump(mode="json") | {"global_batch": spec.global_batch}
+    open_ended = {"warmup_steps": "until steady", "steps": f"until the median is known to {spec.target_precision}"}
+    return said | {name: words for name, words in open_ended.items() if said[name] is None}
 
 
 def where(machine: Machine) -> str:

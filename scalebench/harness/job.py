@@ -9,7 +9,7 @@ from pathlib import Path
 
 from scalebench.meters.device import sensors_of_rank
 from scalebench.records.device import SensorFacts
-from scalebench.records.record import Contract, ParityFacts, RankFacts, WorkloadFacts
+from scalebench.records.record import Contract, ParityFacts, RankFacts, WindowFacts, WorkloadFacts
 from scalebench.spec import PlannedRun
 
 
@@ -36,6 +36,7 @@ class Report:
     could not be matched come from rank 0 alone."""
 
     facts: RankFacts | None = None
+    window: WindowFacts | None = None
     contract: Contract | None = None
     workload: WorkloadFacts | None = None
     unmatched: list[str] = field(default_factory=list)

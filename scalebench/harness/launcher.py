@@ -35,7 +35,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from scalebench.harness import rendezvous, worker
 from scalebench.harness.job import Job, RankFailure, Report
 from scalebench.harness.lifeline import RankProcesses
-from scalebench.harness.worker import PHASE_FILE
+from scalebench.harness.phase import PHASE_FILE
 
 StartMethod = Literal["forkserver", "spawn"]
 

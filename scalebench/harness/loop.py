@@ -1,8 +1,6 @@
 """The one training loop: every strategy, and every command that trains, goes through it.
 
-Nothing but the step, the next batch and one mark per step happens inside. Warm-up and window are one uninterrupted
-row of
-steps: the window is an annotation, so that nothing drains between the two and nothing can fall between steps.
+Nothing but the step, the next batch and one mark per step happens inside, so that nothing can fall between steps.
 """
 
 from __future__ import annotations
@@ -24,6 +22,8 @@ class Timeline:
     """What one rank saw of a row of steps; the tensors stay on the device until the row is over."""
 
     start_ns: int = 0
+    end_ns: int = 0
+    """When the host, having waited for the device, knew that the last step had ended."""
     step_end_ns: list[int] = field(default_factory=list)
     data_wait_ns: list[int] = field(default_factory=list)
     losses: list[Tensor] = field(default_factory=list)
@@ -37,21 +37,16 @@ def run_steps(
     clock: Clock,
     *,
     ready: Callable[[], None] = lambda: None,
-    at: dict[int, Callable[[], None]] | None = None,
 ) -> Timeline:
     """Run `count` optimizer steps and return their timeline.
 
-    Args:
-        ready: called last before the clock starts: the barrier that gives all ranks a common start.
-        at: callables to run once, just before the mark that ends step number `key - 1`, that is between step `key - 1`
-            and step `key`; their (microseconds of) host time count to step `key - 1`.
+    `ready` is called last before the clock starts: the barrier that gives all ranks a common start.
     """
     timeline = Timeline()
-    hooks = at or {}
     with collection_paused():
         ready()
         timeline.start_ns = clock.start()
-        for index in range(1, count + 1):
+        for _ in range(count):
             asked = time.monotonic_ns()
             micro_batches = next(batches)
             timeline.data_wait_ns.append(time.monotonic_ns() - asked)
@@ -59,10 +54,9 @@ def run_steps(
             norm = step.grad_norm()
             if norm is not None:
                 timeline.grad_norms.append(norm)
-            if index in hooks:
-                hooks[index]()
             clock.mark()
         timeline.step_end_ns = clock.read_ns()
+        timeline.end_ns = time.monotonic_ns()
     return timeline
 
 

@@ -6,10 +6,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -21,21 +18,15 @@ from scalebench.harness import parity
 from scalebench.harness.diagnosis import diagnose
 from scalebench.harness.job import Job, Report
 from scalebench.harness.lifeline import announce, follow
-from scalebench.harness.loop import Timeline, run_steps
+from scalebench.harness.phase import Phase
 from scalebench.harness.placement import Place, barrier, process_group, take_place
-from scalebench.meters.clock import Clock, clock_for
-from scalebench.meters.cpu import CpuTimes, read_cpu_times
+from scalebench.harness.window import Meters, Row, run_row
 from scalebench.meters.device import Sampler
-from scalebench.meters.memory import held_bytes, read_peaks, reset_peaks, resident_bytes
-from scalebench.meters.network import Traffic, read_traffic
-from scalebench.records.device import NetworkFacts
+from scalebench.meters.memory import held_bytes, read_peaks, resident_bytes
 from scalebench.records.record import MemoryFacts, RankFacts, WorkloadFacts
 from scalebench.spec import RunSpec
 from scalebench.strategies.base import Strategy
 from scalebench.workloads.base import SampleSource, Workload
-
-PHASE_FILE = "phase"
-PHASES = ("starting", "preparing", "warm-up", "measuring", "diagnostics", "comparing")
 
 
 @record_error
@@ -106,21 +97,18 @@ def measure(spec: RunSpec, strategy: Strategy, place: Place, phase: Phase, stage
     stages.end("data")
     step = strategy.prepare(workload, spec.train_config(), place.device)
     stages.end("prepare")
-    ready = partial(barrier, place.device)
-    window = Window(spec, place, phase)
-    clock = clock_for(place.device)
-    timeline = run_steps(step, batches, spec.warmup_steps + spec.steps, clock, ready=ready, at=window.hooks())
-    window.close()
-    stages.mark("first_step", timeline.step_end_ns[0])
+    phase.enter("warm-up")
+    meters = Meters(place=place, phase=phase)
+    row = run_row(step, batches, spec, place, meters)
+    stages.mark("first_step", row.chunks[0].step_end_ns[0])
     memory = read_peaks(place.device, resident_before).model_copy(update=held_bytes(step))
     skipped = step.skipped_steps()
     phase.enter("diagnostics")
-    found = diagnose(step, batches, spec, place.device, ready)
+    found = diagnose(step, batches, spec, place.device, partial(barrier, place.device))
     memory = memory.model_copy(update={"tensor_peak": found.tensor_peak})
     report = Report(
-        facts=rank_facts(place, clock, timeline, window, memory, skipped, stages).model_copy(
-            update={"phases": found.phases}
-        ),
+        window=row.window,
+        facts=rank_facts(place, row, meters, memory, skipped, stages).model_copy(update={"phases": found.phases}),
         contract=found.contract,
         contradictions=found.contradictions,
         workload=workload_facts(workload, source),
@@ -145,50 +133,10 @@ class Stages:
         self._since_ns = at_ns
 
 
-class Phase:
-    """Tells the runner, through a small file, where the run is. Written outside the timed window only."""
-
-    def __init__(self, folder: Path | None) -> None:
-        self._path = folder / PHASE_FILE if folder else None
-
-    def enter(self, name: str) -> None:
-        if self._path:
-            self._path.write_text(name)
-
-
-@dataclass
-class Window:
-    """The timed window of a run: what is read where it opens and where it closes."""
-
-    spec: RunSpec
-    place: Place
-    phase: Phase
-    opened: CpuTimes = field(default_factory=read_cpu_times)
-    traffic: Traffic = field(default_factory=read_traffic)
-    network: NetworkFacts | None = None
-    cpu_seconds: float | None = None
-    host_busy_seconds: float | None = None
-
-    def hooks(self) -> dict[int, Callable[[], None]]:
-        self.phase.enter("warm-up")
-        return {self.spec.warmup_steps: self.open}
-
-    def open(self) -> None:
-        self.phase.enter("measuring")
-        reset_peaks(self.place.device)
-        self.traffic = read_traffic()
-        self.opened = read_cpu_times()
-
-    def close(self) -> None:
-        self.network = read_traffic().since(self.traffic) if self.place.local_rank == 0 else None
-        self.cpu_seconds, self.host_busy_seconds = read_cpu_times().since(self.opened)
-
-
-def rank_facts(
-    place: Place, clock: Clock, timeline: Timeline, window: Window, memory: MemoryFacts, skipped: int, stages: Stages
-) -> RankFacts:
+def rank_facts(place: Place, row: Row, meters: Meters, memory: MemoryFacts, skipped: int, stages: Stages) -> RankFacts:
     """Everything this rank measured, as plain numbers."""
     cuda = place.device.type == "cuda"
+    norms = row.joined(lambda timeline: timeline.grad_norms)
     return RankFacts(
         rank=place.rank,
         local_rank=place.local_rank,
@@ -196,21 +144,21 @@ def rank_facts(
         pid=os.getpid(),
         device_name=torch.cuda.get_device_name(place.device) if cuda else None,
         device_uuid=device_uuid(place.device),
-        clock=clock.kind,
-        start_ns=timeline.start_ns,
-        step_end_ns=timeline.step_end_ns,
-        losses=torch.stack(timeline.losses).tolist(),
-        grad_norms=torch.stack(timeline.grad_norms).tolist() if timeline.grad_norms else [],
-        data_wait_ns=timeline.data_wait_ns,
+        clock="cuda-event" if cuda else "monotonic",
+        chunks=row.chunk_facts(),
+        step_end_ns=row.joined(lambda timeline: timeline.step_end_ns),
+        losses=torch.stack(row.joined(lambda timeline: timeline.losses)).tolist(),
+        grad_norms=torch.stack(norms).tolist() if norms else [],
+        data_wait_ns=row.joined(lambda timeline: timeline.data_wait_ns),
         skipped_steps=skipped,
         threads=torch.get_num_threads(),
         interop_threads=torch.get_num_interop_threads(),
         affinity=sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         memory=memory,
         startup_seconds=stages.seconds,
-        cpu_seconds=window.cpu_seconds,
-        host_busy_seconds=window.host_busy_seconds,
-        network=window.network,
+        cpu_seconds=meters.cpu_seconds,
+        host_busy_seconds=meters.host_busy_seconds,
+        network=meters.network,
     )
 
 

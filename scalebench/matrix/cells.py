@@ -26,6 +26,8 @@ OWN_JSON = "deepspeed"
 DEFAULT_SIZE = {"cuda": "124m", "cpu": "tiny"}
 DEFAULT_CPU_RANKS = 2
 DEFAULT_REPEATS = 3
+DEFAULT_TARGET_PRECISION = 0.02
+DEFAULT_MAX_SECONDS = 20.0
 MOST_RANKS_PER_CORE = 32
 """More CPU ranks than this are taken for a mistake: they would exhaust the machine before it could say anything."""
 
@@ -150,11 +152,27 @@ def common_fields(request: Request) -> dict[str, Any]:
         "clip_norm": None if request.clip_norm == "none" else request.clip_norm or 1.0,
         "activation_checkpointing": bool(request.activation_checkpointing),
         "compile": bool(request.compile),
-        "warmup_steps": request.warmup_steps or 10,
-        "steps": request.steps or 50,
+        **length_fields(request),
         "seed": request.seed or 0,
         "debug": bool(request.debug),
         "timeout_seconds": request.timeout or 600.0,
+    }
+
+
+def length_fields(request: Request) -> dict[str, Any]:
+    """How long each run is: exact where a number of steps is given, else until it is steady, and precise enough."""
+    if request.steps and request.target_precision:
+        raise RequestError(
+            ("target_precision",), "--steps fixes how many steps are timed, however precise. Leave one out."
+        )
+    exact = request.steps is not None and request.warmup_steps is not None
+    if exact and request.max_seconds:
+        raise RequestError(("max_seconds",), "--steps and --warmup-steps fix the length. Leave one of the three out.")
+    return {
+        "warmup_steps": request.warmup_steps,
+        "steps": request.steps,
+        "target_precision": None if request.steps else request.target_precision or DEFAULT_TARGET_PRECISION,
+        "max_seconds": None if exact else request.max_seconds or DEFAULT_MAX_SECONDS,
     }
 
 

@@ -64,6 +64,18 @@ def read_positive(value: object) -> float:
     return float(value)
 
 
+def read_share(value: object) -> float:
+    """A number between 0 and 1, or a percentage such as `2%`."""
+    try:
+        percentage = isinstance(value, str) and value.endswith("%")
+        share = read_positive(str(value)[:-1]) / 100 if percentage else read_positive(value)
+    except ValueError:
+        share = 1.0
+    if share >= 1:
+        raise ValueError("expected a share between 0 and 1, or a percentage such as 2%")
+    return share
+
+
 def read_clip(value: object) -> float | str:
     """A positive number, or `none`."""
     try:
@@ -117,6 +129,7 @@ Truth = Annotated[bool, BeforeValidator(read_truth)]
 Text = Annotated[str, BeforeValidator(read_text)]
 Count = Annotated[int, BeforeValidator(read_whole)]
 FromZero = Annotated[int, BeforeValidator(read_from_zero)]
+Share = Annotated[float, BeforeValidator(read_share)]
 Positive = Annotated[float, BeforeValidator(read_positive)]
 Counts = Annotated[tuple[Count, ...], BeforeValidator(read_list)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(read_list)]
@@ -171,8 +184,15 @@ class Request(BaseModel):
     micro_batch: Counts | None = _ask("Samples per rank and forward pass. Default: the size's own.", "N,...")
     accumulation: Counts | None = _ask("Micro-batches per rank and optimizer step. Default: 1.", "N,...")
     global_batch: Counts | None = _ask("Samples per optimizer step over all ranks, for strong scaling.", "N,...")
-    steps: Count | None = _ask("Timed optimizer steps of each run, exactly. Default: 50.", "N")
-    warmup_steps: Count | None = _ask("Optimizer steps before them. Default: 10.", "N")
+    steps: Count | None = _ask("Timed optimizer steps of each run, exactly. Default: as many as precision takes.", "N")
+    warmup_steps: Count | None = _ask("Optimizer steps before them, exactly. Default: until they are steady.", "N")
+    target_precision: Share | None = _ask(
+        "Time steps until the 95% interval of their median is within this share of it. Default: 2%.", "X|X%"
+    )
+    max_seconds: Positive | None = _ask(
+        "Longest that each run steps, the first step excepted, where no numbers of steps say so. Default: 20.",
+        "SECONDS",
+    )
     repeats: Count | None = _ask("Fresh processes per cell; ranking needs several. Default: 3.", "N")
     seed: FromZero | None = _ask("Seed of parameters, data and the order of runs. Default: 0.", "N")
     compile: Truth | None = _ask("torch.compile the model's regions. Default: no.")

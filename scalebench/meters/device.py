@@ -222,7 +222,7 @@ def sensors_of_rank(sensors: Sequence[SensorFacts], rank: RankFacts) -> list[Sen
     found = [sensor for sensor in sensors if sensor.kind == "cpu"] if rank.local_rank == 0 else []
     if rank.device_name is not None:
         found.insert(0, _gpu_of(rank, gpus))
-    return [_cut(sensor, rank.start_ns, rank.step_end_ns[-1]) for sensor in found]
+    return [_cut(sensor, rank.chunks[0].start_ns, rank.step_end_ns[-1]) for sensor in found]
 
 
 def _gpu_of(rank: RankFacts, gpus: Sequence[SensorFacts]) -> SensorFacts:

@@ -57,8 +57,7 @@ class NetworkFacts(Facts):
     """Traffic of this rank's host, everybody's, between two readings around the window.
 
     Attributes:
-        opened_ns, closed_ns: when the two were made, CLOCK_MONOTONIC; on CUDA the host is some steps ahead at the
-            first, so a rate is exact and the bytes of the window follow from it.
+        opened_ns, closed_ns: when the two were made, CLOCK_MONOTONIC, between steps.
         interfaces: by name as the kernel has it; an InfiniBand port is `device/port`.
     """
 

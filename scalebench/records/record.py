@@ -7,6 +7,8 @@ Schema history:
     1: first.
 Method history (how the figures are obtained; records of different methods are not compared):
     1: step boundaries on a shared clock after a common start barrier, fixed warm-up, automatic garbage collection off.
+    2: steps in chunks with pauses between them, the window from a pause on, the steps just after a pause left out of
+       estimates; warm-up and window exact or as long as the steps' own times ask for.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from scalebench.records.phases import PhaseFacts
 from scalebench.spec import RunSpec
 
 SCHEMA = 1
-METHOD = 1
+METHOD = 2
 
 Status = Literal["ok", "oom", "unsupported", "timeout", "failed", "interrupted"]
 
@@ -47,15 +49,39 @@ class MemoryFacts(Facts):
     optimizer_state: int | None = None
 
 
+class ChunkFacts(Facts):
+    """A row of steps without a pause, from step `first_step` on.
+
+    Attributes:
+        start_ns: the common start, just after a barrier, on the ranks' clock.
+        end_ns: when the host, having waited for the device, knew that the last step had ended (CLOCK_MONOTONIC).
+    """
+
+    first_step: int
+    start_ns: int
+    end_ns: int
+
+
+class WindowFacts(Facts):
+    """Which steps are timed: all from `first_step` on but the `refill_steps` that follow each pause.
+
+    `stopped` says why there are no more: as many `steps` as asked, `precise` as asked, or `max_seconds` were over.
+    """
+
+    first_step: int
+    refill_steps: int
+    stopped: Literal["steps", "precise", "max_seconds"]
+
+
 class RankFacts(Facts):
     """What one rank saw.
 
     Attributes:
         clock: `monotonic` (CLOCK_MONOTONIC, shared by the processes of one host) or `cuda-event`
             (CUDA events, anchored to the host's monotonic clock at the common start).
-        start_ns: the common start, just after a barrier; step k lasts from boundary k-1 (start_ns for k=0) to
-            `step_end_ns[k]`.
-        step_end_ns: the end of EVERY step, warm-up included, untrimmed.
+        chunks: the rows between pauses in which the ranks agreed how to go on.
+        step_end_ns: the end of EVERY step, warm-up included, untrimmed. Step k lasts from boundary k-1, or from the
+            start of the chunk that it is the first of, to boundary k.
         losses: this rank's mean loss per step. grad_norms: as TrainStep.grad_norm, per step; empty when not computed.
         data_wait_ns: time per step spent waiting for the next batch (host).
         startup_seconds: name of a start-up phase to its duration.
@@ -75,7 +101,7 @@ class RankFacts(Facts):
     device_name: str | None = None
     device_uuid: str | None = None
     clock: Literal["monotonic", "cuda-event"] = "monotonic"
-    start_ns: int
+    chunks: list[ChunkFacts]
     step_end_ns: list[int]
     losses: list[float]
     grad_norms: list[float] = Field(default_factory=list)
@@ -201,6 +227,7 @@ class Record(Facts):
     workload: WorkloadFacts | None = None
     contract: Contract | None = None
     unmatched: list[str] = Field(default_factory=list)
+    window: WindowFacts | None = None
     ranks: list[RankFacts] = Field(default_factory=list)
     parity: ParityFacts | None = None
     environment: dict[str, object] = Field(default_factory=dict)

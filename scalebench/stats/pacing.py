@@ -60,11 +60,11 @@ class Chunk:
     opens: bool
 
 
-def kept(chunk_starts: Sequence[int], steps: int) -> npt.NDArray[np.bool_]:
-    """Which of `steps` steps estimates may use, shape (steps,): all but the `REFILL_STEPS` that follow each start."""
+def kept(chunk_starts: Sequence[int], steps: int, refill: int = REFILL_STEPS) -> npt.NDArray[np.bool_]:
+    """Which of `steps` steps estimates may use, shape (steps,): all but the `refill` that follow each start."""
     mask = np.ones(steps, dtype=bool)
     for start in chunk_starts:
-        mask[start : start + REFILL_STEPS] = False
+        mask[start : start + refill] = False
     return mask
 
 

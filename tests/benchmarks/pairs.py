@@ -175,7 +175,9 @@ class Pairing:
             return
         number, cell, _ = self.planned[index - 1]
         ends, first = [facts.step_end_ns for facts in record.ranks], record.ranks[0]
-        ours = Sample.of(self._launched_ns, returned_ns, ends, first.losses, record.spec.warmup_steps)
+        assert record.window is not None
+        warmup = record.window.first_step + record.window.refill_steps
+        ours = Sample.of(self._launched_ns, returned_ns, ends, first.losses, warmup)
         bare = self._bare or run_bare(record.spec)
         require_same_losses(cell, ours, bare)
         self.study.pairs.append(

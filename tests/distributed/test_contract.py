@@ -27,7 +27,7 @@ from scalebench.strategies.ddp import DDP
 from scalebench.strategies.single import Single
 from scalebench.theory.flops import attention_flops_per_token, gpt_flops_per_sample
 from tests.distributed.ranks import run_ranks
-from tests.distributed.test_runner import Watcher, tiny
+from tests.distributed.test_runner import TINY_STEPS, Watcher, tiny
 from tests.distributed.toy import Toy
 from tests.distributed.training import CPU, rank
 
@@ -354,4 +354,4 @@ def test_a_run_that_was_not_what_was_asked_fails_and_keeps_its_facts(
     )
     assert record.contract is not None
     assert record.contract.compute == "float32"
-    assert [len(facts.step_end_ns) for facts in record.ranks] == [7, 7], "what was measured is kept"
+    assert [len(facts.step_end_ns) for facts in record.ranks] == [TINY_STEPS] * 2, "what was measured is kept"

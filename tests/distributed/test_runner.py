@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -14,15 +15,20 @@ from pathlib import Path
 import psutil
 import pytest
 
+from scalebench.analysis.steps import job_spans, window
 from scalebench.errors import UserError
 from scalebench.harness.runner import execute
 from scalebench.records.record import Record
 from scalebench.records.store import load_records
 from scalebench.spec import PlannedRun, RunSpec
+from scalebench.stats.pacing import REFILL_STEPS
+from scalebench.stats.within_run import half_width, median_interval
 
 pytestmark = pytest.mark.distributed
 
 ROOT = Path(__file__).parents[2]
+TINY_STEPS = 2 + REFILL_STEPS + 5
+"""All steps of a `tiny` run: warm-up, those that follow the pause after it, the timed ones."""
 
 
 def tiny(strategy: str = "ddp", world_size: int = 2, **changes: object) -> RunSpec:
@@ -79,8 +85,8 @@ def test_a_run_leaves_a_record_of_every_step_of_every_rank(tmp_path: Path, start
     assert [facts.rank for facts in record.ranks] == [0, 1]
     assert len({facts.pid for facts in record.ranks} | {os.getpid()}) == 3, "fresh processes"
     for facts in record.ranks:
-        boundaries = [facts.start_ns, *facts.step_end_ns]
-        assert len(facts.step_end_ns) == len(facts.losses) == 7
+        boundaries = [facts.chunks[0].start_ns, *facts.step_end_ns]
+        assert len(facts.step_end_ns) == len(facts.losses) == TINY_STEPS
         assert boundaries == sorted(boundaries)
         assert facts.threads == 1
         assert facts.affinity is not None
@@ -88,9 +94,46 @@ def test_a_run_leaves_a_record_of_every_step_of_every_rank(tmp_path: Path, start
     first, second = record.ranks
     assert first.affinity != second.affinity
     assert first.losses != second.losses, "each rank has its own samples"
-    latest_start = max(first.start_ns, second.start_ns)
+    latest_start = max(first.chunks[0].start_ns, second.chunks[0].start_ns)
     assert latest_start < min(first.step_end_ns[0], second.step_end_ns[0]), "one clock, one start"
     assert ranks_of_this_process() == []
+
+
+def test_a_run_of_open_length_stops_when_it_knows_enough_and_all_ranks_agree(tmp_path: Path) -> None:
+    open_ended = {"warmup_steps": None, "steps": None, "target_precision": 0.5, "max_seconds": 30.0}
+    record = run_one(tiny(**open_ended), tmp_path)
+    assert record.window is not None
+    assert record.window.stopped == "precise"
+    first, second = ([chunk.first_step for chunk in facts.chunks] for facts in record.ranks)
+    assert first == second
+    assert record.window.first_step in first
+    assert math.log2(len(record.ranks[0].step_end_ns)).is_integer(), "it looks where the number of steps has doubled"
+    measured = window(record)
+    assert measured is not None
+    assert measured.step_seconds is not None
+    width = half_width(median_interval(measured.step_seconds))
+    assert width is not None
+    assert width <= 0.5
+
+
+def test_time_bounds_a_run_that_is_never_precise(tmp_path: Path) -> None:
+    record = run_one(tiny(steps=None, target_precision=1e-9, max_seconds=1.0), tmp_path)
+    assert record.window is not None
+    assert record.window.stopped == "max_seconds"
+    assert len(record.ranks[0].chunks) > 2, "between chunks the ranks look at the clock"
+
+
+def test_steps_sum_to_the_wall_clock_of_the_window(tmp_path: Path) -> None:
+    """Against the clock read on each rank around its chunks; a rank may lose the core just before it reads it."""
+    record = run_one(tiny(steps=200), tmp_path)
+    measured, opened = window(record), record.ranks[0].chunks[-1].first_step
+    assert measured is not None
+    spans = job_spans(record.ranks)
+    steps = int((spans[opened:, 1] - spans[opened:, 0]).sum())
+    walls = [facts.chunks[-1].end_ns - facts.chunks[-1].start_ns for facts in record.ranks]
+    assert min(abs(steps / wall - 1) for wall in walls) <= 0.005
+    refill = int((spans[opened : opened + REFILL_STEPS, 1] - spans[opened : opened + REFILL_STEPS, 0]).sum())
+    assert measured.wall_seconds * 1e9 == pytest.approx(steps - refill)
 
 
 def test_the_same_seed_gives_the_same_losses_and_another_does_not(tmp_path: Path) -> None:

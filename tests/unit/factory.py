@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from scalebench.records.record import Contract, MemoryFacts, ParityFacts, RankFacts, Record, WorkloadFacts
+from scalebench.records.record import (
+    ChunkFacts,
+    Contract,
+    MemoryFacts,
+    ParityFacts,
+    RankFacts,
+    Record,
+    WindowFacts,
+    WorkloadFacts,
+)
 from scalebench.spec import RunSpec
 
 ENVIRONMENT: dict[str, object] = {
@@ -54,7 +63,7 @@ def make_rank(rank: int, step_ends: Sequence[int], **fields: Any) -> RankFacts:
         "local_rank": rank,
         "host": "host-a",
         "pid": 100 + rank,
-        "start_ns": 0,
+        "chunks": [ChunkFacts(first_step=0, start_ns=0, end_ns=step_ends[-1])],
         "step_end_ns": list(step_ends),
         "losses": [1.0] * len(step_ends),
         "threads": 1,
@@ -72,7 +81,8 @@ def make_record(
 ) -> Record:
     """An `ok` run of `spec` all of whose ranks end every step together, after `step_seconds` each."""
     spec = spec or make_spec()
-    count = spec.warmup_steps + spec.steps
+    warmup = spec.warmup_steps or 2
+    count = warmup + (spec.steps or 4)
     durations = [step_seconds] * count if isinstance(step_seconds, float) else list(step_seconds)
     ends = [round(1e9 * sum(durations[: k + 1])) for k in range(count)]
     gpu = "Example GPU" if spec.device == "cuda" else None
@@ -93,11 +103,12 @@ def make_record(
             parameters=1000, item="token", items_per_sample=ITEMS_PER_SAMPLE, data_name="synthetic", data_samples=100
         ),
         "contract": make_contract(spec),
+        "window": WindowFacts(first_step=warmup, refill_steps=0, stopped="steps"),
         "ranks": ranks,
         "environment": environment,
     }
     if fields.get("status", "ok") != "ok":
-        defaults |= {"ranks": [], "workload": None, "contract": None}
+        defaults |= {"ranks": [], "window": None, "workload": None, "contract": None}
     return Record(**{**defaults, **fields})
 
 

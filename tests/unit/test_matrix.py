@@ -235,6 +235,7 @@ def test_a_deepspeed_json_is_for_the_strategy_deepspeed() -> None:
     [
         *((count, bad) for count in ("steps", "repeats", "micro_batch", "gpus") for bad in ("0", "-1", "1.5", "x", "")),
         *((count, bad) for count in ("steps", "warmup_steps") for bad in (0, -3, 2.0, True, [1], 10**30)),
+        *(("target_precision", bad) for bad in ("0", "1", "100%", "-2%", "%", "two", True)),
         ("seed", "-1"),
         ("gpus", "1,,2"),
         ("gpus", []),
@@ -261,6 +262,23 @@ def test_a_deepspeed_json_is_for_the_strategy_deepspeed() -> None:
 def test_a_wrong_value_is_refused(field: str, value: object) -> None:
     with pytest.raises(ValidationError):
         Request(**{field: value})
+
+
+def test_a_run_is_as_long_as_is_asked_or_as_its_steps_ask_for() -> None:
+    def length(**asked: object) -> set[tuple[object, ...]]:
+        found = cells(strategy="ddp", **asked)
+        return {(s.warmup_steps, s.steps, s.target_precision, s.max_seconds) for s in found}
+
+    assert length() == {(None, None, 0.02, 20.0)}
+    assert length(steps="7") == {(None, 7, None, 20.0)}
+    assert length(steps="7", warmup_steps="3") == {(3, 7, None, None)}
+    assert length(warmup_steps="3", target_precision="1%", max_seconds="5") == {(3, None, 0.01, 5.0)}
+    with pytest.raises(RequestError, match="--steps") as both:
+        length(steps="7", target_precision="1%")
+    assert both.value.key == ("target_precision",)
+    with pytest.raises(RequestError, match="--warmup-steps") as bounded:
+        length(steps="7", warmup_steps="3", max_seconds="5")
+    assert bounded.value.key == ("max_seconds",)
 
 
 def test_an_unknown_size_is_refused_with_the_nearest() -> None:

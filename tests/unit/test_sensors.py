@@ -14,7 +14,7 @@ from scalebench.analysis.energy import COUNTER, INTEGRAL, Sensing, cpu_energy, e
 from scalebench.meters import device, network
 from scalebench.meters.device import Sensor, cpu_sensors, sensors_of_rank
 from scalebench.records.device import InterfaceBytes, NetworkFacts, Quantity, SensorFacts
-from scalebench.records.record import Record
+from scalebench.records.record import ChunkFacts, Record
 from tests.unit.factory import ITEMS_PER_SAMPLE, make_rank, make_record, make_spec
 
 SECOND = 10**9
@@ -285,8 +285,9 @@ def test_each_rank_gets_its_own_gpu_by_uuid_and_its_own_steps() -> None:
     gpus = [sensor_facts(times, index, power_milliwatts=list(range(10))) for index in (0, 1)]
     cpu = SensorFacts(kind="cpu", read_by="launcher", time_ns=[0], readings={"energy_millijoules": [1]})
     ends = [round(s * SECOND) for s in (4.5, 5.5)]
-    first = make_rank(0, ends, device_name="X", device_uuid="11", start_ns=round(3.5 * SECOND))
-    second = make_rank(1, ends, device_name="X", device_uuid="00", start_ns=round(3.5 * SECOND))
+    begun = [ChunkFacts(first_step=0, start_ns=round(3.5 * SECOND), end_ns=ends[-1])]
+    first = make_rank(0, ends, device_name="X", device_uuid="11", chunks=begun)
+    second = make_rank(1, ends, device_name="X", device_uuid="00", chunks=begun)
     found, processors = sensors_of_rank([*gpus, cpu], first)
     assert (found.uuid, found.readings["power_milliwatts"]) == ("GPU-11", [3, 4, 5, 6])
     assert found.time_ns == [s * SECOND for s in (3, 4, 5, 6)]
@@ -301,7 +302,7 @@ def test_each_rank_gets_its_own_gpu_by_uuid_and_its_own_steps() -> None:
     assert sensors_of_rank(gpus, make_rank(1, ends)) == [], "a CPU rank has no GPU"
 
 
-def test_traffic_per_step_follows_from_the_rate() -> None:
+def test_traffic_is_divided_by_the_steps_between_the_readings() -> None:
     record = gpu_record([full(0)])
     network_facts = NetworkFacts(
         opened_ns=0,
@@ -311,7 +312,7 @@ def test_traffic_per_step_follows_from_the_rate() -> None:
     rank = record.ranks[0].model_copy(update={"network": network_facts})
     found = traffic(record.model_copy(update={"ranks": [rank]}))
     assert found is not None
-    assert (found.interface, found.sent_per_step, found.received_per_step) == ("eth0", 100, 50)
+    assert (found.interface, found.sent_per_step, found.received_per_step) == ("eth0", 200, 100)
     assert traffic(record) is None
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalebench.analysis.steps import data_wait_share, foreign_cpu_cores, job_boundaries, window
+from scalebench.analysis.steps import data_wait_share, foreign_cpu_cores, job_spans, window
 from tests.unit.factory import ITEMS_PER_SAMPLE, make_rank, make_record, make_spec
 
 SECOND = 10**9
@@ -33,7 +33,7 @@ def test_steps_sum_to_the_wall_and_never_exceed_the_sum_of_longest_durations(dur
     assert measured.step_seconds.sum() == pytest.approx(measured.wall_seconds)
     assert measured.wall_seconds * SECOND == pytest.approx(ends.max(axis=0)[5] - ends.max(axis=0)[1])
     starts = np.concatenate([np.zeros((len(ranks), 1)), ends[:, :-1]], axis=1)
-    whole = job_boundaries(ranks)[-1]
+    whole = job_spans(ranks)[-1, 1]
     assert whole <= (ends - starts).max(axis=0).sum() + 1e-6
 
 
