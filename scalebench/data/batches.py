@@ -49,7 +49,12 @@ def _grouped(sampler: GlobalBatchSampler) -> Iterator[Tensor]:
     """The indices of as many whole steps as make one fetch, epoch after epoch."""
     steps = itertools.chain.from_iterable(_epochs(sampler))
     while True:
-        yield torch.cat(list(itertools.islice(steps, max(1, FETCHED_SAMPLES // sampler.per_rank))))
+        yield torch.cat(list(itertools.islice(steps, steps_per_fetch(sampler.per_rank))))
+
+
+def steps_per_fetch(samples: int) -> int:
+    """Steps whose batches are fetched at once when a rank takes so many `samples` in each."""
+    return max(1, FETCHED_SAMPLES // samples)
 
 
 def _epochs(sampler: GlobalBatchSampler) -> Iterator[GlobalBatchSampler]:

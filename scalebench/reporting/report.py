@@ -12,6 +12,7 @@ from . import device, evidence, phases, tables
 from .answers import answers
 from .environment import environment_table, sessions_line
 from .experiments import Experiment, experiments, hardware
+from .loading import data_loading
 from .markdown import bullets, heading, image, markdown_table
 from .plots import write_plots
 from .rules_of_thumb import rules_of_thumb
@@ -74,6 +75,7 @@ def _experiment(experiment: Experiment, parity: Sequence[Record], plots: Sequenc
     yield from _section(tables.memory(experiment), level=3)
     yield from _section(tables.precision(experiment), level=3)
     yield from _section(phases.phases(experiment), level=3)
+    yield from _section(data_loading(experiment), level=3)
     energy = device.energy(experiment)
     yield from _section(energy, level=3)
     if energy is None:
