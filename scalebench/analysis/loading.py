@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from scalebench.records.loading import STALLED
 from scalebench.records.record import Record
 
-from .steps import data_wait_share, window
+from .steps import data_wait_share, timed_steps, window
 
 RESERVE = 1.1
 """How much faster than the steps a loader must be for its workers to stay ahead in spite of jitter."""
@@ -38,11 +38,11 @@ class Loading:
 
 def loading(record: Record) -> Loading | None:
     """None for a run without a window or without measured rates."""
-    measured, share = window(record), data_wait_share(record)
+    measured, timed, share = window(record), timed_steps(record), data_wait_share(record)
     rates = loader_rates(record)
-    if measured is None or share is None or not rates or share >= 1:
+    if measured is None or timed is None or share is None or not rates or share >= 1:
         return None
-    needed = record.spec.steps / (measured.wall_seconds * (1 - share))
+    needed = float(timed.sum()) / (measured.wall_seconds * (1 - share))
     enough = [workers for workers, rate in rates.items() if workers and rate >= RESERVE * needed]
     workers = record.spec.num_workers if share < STALLED else min(enough, default=None)
     return Loading(wait_share=share, needed=needed, rates=rates, workers=workers)

@@ -47,7 +47,7 @@ def with_loader_rates(report: Report, run: PlannedRun, place: Place) -> Report:
 
 def worker_counts(run: PlannedRun, facts: RankFacts) -> list[int]:
     """No workers and as many as the run had; also the usual numbers where steps waited, or it was asked for."""
-    span_ns = facts.step_end_ns[-1] - facts.start_ns
+    span_ns = sum(chunk.end_ns - chunk.start_ns for chunk in facts.chunks)
     stalled = sum(facts.data_wait_ns) > STALLED * span_ns
     more = WORKERS if stalled or run.loader_rates else ()
     return sorted({0, run.spec.num_workers, *more})
