@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from scalebench.meters.clock import Clock
@@ -19,15 +20,15 @@ from scalebench.strategies.base import Batch, TrainStep
 
 @dataclass(kw_only=True)
 class Timeline:
-    """What one rank saw of a row of steps; the tensors stay on the device until the row is over."""
+    """What one rank saw of a row of steps."""
 
     start_ns: int = 0
     end_ns: int = 0
     """When the host, having waited for the device, knew that the last step had ended."""
     step_end_ns: list[int] = field(default_factory=list)
     data_wait_ns: list[int] = field(default_factory=list)
-    losses: list[Tensor] = field(default_factory=list)
-    grad_norms: list[Tensor] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    grad_norms: list[float] = field(default_factory=list)
 
 
 def run_steps(
@@ -43,6 +44,7 @@ def run_steps(
     `ready` is called last before the clock starts: the barrier that gives all ranks a common start.
     """
     timeline = Timeline()
+    losses, norms = list[Tensor | float](), list[Tensor | float]()
     with collection_paused():
         ready()
         timeline.start_ns = clock.start()
@@ -50,14 +52,28 @@ def run_steps(
             asked = time.monotonic_ns()
             micro_batches = next(batches)
             timeline.data_wait_ns.append(time.monotonic_ns() - asked)
-            timeline.losses.append(step(micro_batches))
+            losses.append(kept(step(micro_batches)))
             norm = step.grad_norm()
             if norm is not None:
-                timeline.grad_norms.append(norm)
+                norms.append(kept(norm))
             clock.mark()
         timeline.step_end_ns = clock.read_ns()
         timeline.end_ns = time.monotonic_ns()
+    timeline.losses, timeline.grad_norms = numbers(losses), numbers(norms)
     return timeline
+
+
+def kept(scalar: Tensor) -> Tensor | float:
+    """On a CPU the number: a thousand small tensors among the large ones keep the allocator from using memory again.
+    On a GPU the tensor: its number would have to be waited for."""
+    return scalar.item() if scalar.device.type == "cpu" else scalar
+
+
+def numbers(scalars: list[Tensor | float]) -> list[float]:
+    """What was kept, as numbers; waits for the device once."""
+    tensors = [scalar for scalar in scalars if isinstance(scalar, Tensor)]
+    known = [scalar for scalar in scalars if not isinstance(scalar, Tensor)]
+    return known + (torch.stack(tensors).tolist() if tensors else [])
 
 
 @contextlib.contextmanager

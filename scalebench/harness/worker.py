@@ -128,7 +128,6 @@ class Stages:
 def rank_facts(place: Place, row: Row, meters: Meters, memory: MemoryFacts, skipped: int, stages: Stages) -> RankFacts:
     """Everything this rank measured, as plain numbers."""
     cuda = place.device.type == "cuda"
-    norms = row.joined(lambda timeline: timeline.grad_norms)
     return RankFacts(
         rank=place.rank,
         local_rank=place.local_rank,
@@ -139,8 +138,8 @@ def rank_facts(place: Place, row: Row, meters: Meters, memory: MemoryFacts, skip
         clock="cuda-event" if cuda else "monotonic",
         chunks=row.chunk_facts(),
         step_end_ns=row.joined(lambda timeline: timeline.step_end_ns),
-        losses=torch.stack(row.joined(lambda timeline: timeline.losses)).tolist(),
-        grad_norms=torch.stack(norms).tolist() if norms else [],
+        losses=row.joined(lambda timeline: timeline.losses),
+        grad_norms=row.joined(lambda timeline: timeline.grad_norms),
         data_wait_ns=row.joined(lambda timeline: timeline.data_wait_ns),
         skipped_steps=skipped,
         threads=torch.get_num_threads(),
