@@ -117,15 +117,28 @@ class RunSpec(BaseModel):
 
 
 class PlannedRun(BaseModel):
-    """One fresh process group to start: a spec, which repeat of it, and what is wanted of it.
-
-    Attributes:
-        loader_rates: measure the loader alone with several numbers of workers even where steps do not wait for it.
-    """
+    """One fresh process group to start: a spec, which repeat of it, and what is wanted of it."""
 
     model_config = ConfigDict(frozen=True)
 
     spec: RunSpec
     repeat: int = Field(default=0, ge=0)
     kind: Literal["run", "parity"] = "run"
-    loader_rates: bool = False
+
+
+class ProbeSpec(BaseModel):
+    """One probe of a machine: ranks as a RunSpec places them, and how long it may take.
+
+    Attributes:
+        device, world_size, threads_per_rank, cores_per_rank, timeout_seconds: as in RunSpec.
+        max_seconds: what has not begun by then is left out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: DeviceType
+    world_size: int = Field(ge=1)
+    threads_per_rank: int | None = Field(default=None, ge=1)
+    cores_per_rank: int | None = Field(default=None, ge=1)
+    max_seconds: float = Field(default=30.0, gt=0)
+    timeout_seconds: float = Field(default=600.0, gt=0)

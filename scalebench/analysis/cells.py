@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from scalebench.records.probe import Probe
 from scalebench.records.record import Record
 from scalebench.spec import RunSpec
 from scalebench.stats.intervals import Estimate, geometric_mean, geometric_ratio
@@ -122,7 +123,7 @@ def setting(record: Record, without: Iterable[str] = ()) -> str:
     return json.dumps([spec, machine(record), record.method], sort_keys=True)
 
 
-def machine(record: Record) -> dict[str, object]:
+def machine(record: Record | Probe) -> dict[str, object]:
     """The facts of machine and software that a speed depends on; `gpus` are the kinds, not how many are visible."""
     facts = {name: record.environment.get(name) for name in MACHINE_FACTS}
     gpus = facts["gpus"]

@@ -16,7 +16,6 @@ from scalebench.records.store import load_records
 from .cells import machine, not_measured_because, ordered
 from .device import gpu_state, traffic
 from .energy import cpu_energy, gpu_energy, joules_per_item
-from .loading import loading
 from .memory import KINDS, largest
 from .phases import PHASES, phase_times
 from .steps import data_wait_share, foreign_cpu_cores, window
@@ -96,13 +95,7 @@ def _time(record: Record) -> dict[str, object]:
 
 def _phases(record: Record) -> dict[str, object]:
     times = phase_times(record)
-    found = loading(record)
-    return {
-        **{f"phase_{phase}_seconds": times[phase].mean if times else None for phase in PHASES},
-        "loader_steps_per_second_needed": found.needed if found else None,
-        "loader_steps_per_second": _plain(found.rates) if found else None,
-        "loader_workers_needed": found.workers if found else None,
-    }
+    return {f"phase_{phase}_seconds": times[phase].mean if times else None for phase in PHASES}
 
 
 def _device(record: Record) -> dict[str, object]:

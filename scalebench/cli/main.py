@@ -22,6 +22,7 @@ from scalebench.errors import EXIT_BROKEN_PIPE, EXIT_BUG, EXIT_INTERRUPTED, EXIT
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("scalebench.cli.run:run", "Measure strategies on this machine and record every run."),
+    "probe": ("scalebench.cli.probe:probe", "Measure what this machine can do: compute, memory, collectives."),
     "parity": ("scalebench.cli.run:parity", "Check that strategies train the same model as plain PyTorch."),
     "list": ("scalebench.cli.list:list_", "List strategies, workloads or precisions."),
     "report": ("scalebench.cli.report:report", "Make tables and plots from recorded runs."),

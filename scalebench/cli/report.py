@@ -10,6 +10,7 @@ import click
 from scalebench.errors import UserError
 
 if TYPE_CHECKING:
+    from scalebench.records.probe import Probe
     from scalebench.records.record import Record
     from scalebench.records.store import LoadResult
 
@@ -48,16 +49,16 @@ def report(results: Path, output: Path | None, sessions: tuple[str, ...]) -> Non
     folder = output or (results if results.is_dir() else results.parent) / "report"
     for line in [*answer(records), ""]:
         click.echo(line)
-    click.echo(_write(records, folder, damaged))
+    click.echo(_write(records, folder, damaged, loaded.probes))
 
 
 def _chosen(loaded: LoadResult, results: Path, sessions: tuple[str, ...]) -> list[Record]:
     """The records to report. Raises UserError when there are none."""
-    if not loaded.records and loaded.damaged:
+    if loaded.damaged and not loaded.records and not loaded.probes:
         raise UserError(
             f"none of the {len(loaded.damaged)} files in '{results}' is a readable record. Measure: scalebench run"
         )
-    if not loaded.records:
+    if not loaded.records and not loaded.probes:
         raise UserError(
             f"'{results}' holds no records. Measure first: scalebench run, or give another folder: --results DIR"
         )
@@ -68,12 +69,12 @@ def _chosen(loaded: LoadResult, results: Path, sessions: tuple[str, ...]) -> lis
     return [record for record in loaded.records if not sessions or record.session in sessions]
 
 
-def _write(records: list[Record], folder: Path, damaged: list[str]) -> Path:
+def _write(records: list[Record], folder: Path, damaged: list[str], probes: list[Probe]) -> Path:
     """Write the report and return its path. Raises UserError when `folder` cannot be written."""
     from scalebench.reporting.report import write_report
 
     try:
-        return write_report(records, folder, damaged)
+        return write_report(records, folder, damaged, probes)
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(f"the report cannot be written to '{folder}': {reason}. Choose another: --output") from error

@@ -114,13 +114,7 @@ def repeats_of(request: Request) -> int:
 def measure(asked: Asked, request: Request, machine: Machine, json_lines: bool) -> int:
     """Plan, run and report, on this machine alone."""
     specs = cells_of(asked, request, machine)
-    runs = plan(
-        specs,
-        repeats_of(request),
-        specs[0].seed,
-        parity=bool(request.parity),
-        loader_rates=bool(request.loader_rates),
-    )
+    runs = plan(specs, repeats_of(request), specs[0].seed, parity=bool(request.parity))
     if not runs:
         raise UserError("nothing to check: `single` is what the others are checked against. Name other strategies.")
     tell(describe_plan(specs, len(runs), machine))
@@ -144,7 +138,7 @@ def work(asked: Asked, request: Request, machine: Machine, json_lines: bool) -> 
             f"under a launcher of {world_size} ranks exactly one cell can run, on all of them; {len(specs)} are asked "
             f"for, the first on {specs[0].world_size}. Give one strategy, precision and batch."
         )
-    planned = PlannedRun(spec=specs[0], loader_rates=bool(request.loader_rates))
+    planned = PlannedRun(spec=specs[0])
     if os.environ["RANK"] == "0":
         tell(describe_plan(specs, 1, machine))
     try:

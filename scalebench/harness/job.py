@@ -10,12 +10,12 @@ from pathlib import Path
 from scalebench.meters.device import sensors_of_rank
 from scalebench.records.device import SensorFacts
 from scalebench.records.record import Contract, ParityFacts, RankFacts, WindowFacts, WorkloadFacts
-from scalebench.spec import PlannedRun
+from scalebench.spec import PlannedRun, ProbeSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """One rank's orders.
+class Orders:
+    """What every rank of a launch is told, whatever it is to do.
 
     Attributes:
         folder: a private folder of this launch: the ranks meet there (file store) and rank 0 writes its phase there.
@@ -24,10 +24,23 @@ class Job:
         launcher_pid: the process whose end is the end of every rank.
     """
 
-    run: PlannedRun
     folder: Path | None = None
     launched_ns: int | None = None
     launcher_pid: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(Orders):
+    """One rank's part of a run."""
+
+    run: PlannedRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeJob(Orders):
+    """One rank's part of a probe."""
+
+    spec: ProbeSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,18 +26,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from scalebench.harness import rendezvous, worker
-from scalebench.harness.job import Job, RankFailure, Report
+from scalebench.harness import rendezvous
+from scalebench.harness.job import Orders, RankFailure
 from scalebench.harness.lifeline import RankProcesses
 from scalebench.harness.phase import PHASE_FILE
 
 StartMethod = Literal["forkserver", "spawn"]
+Told = TypeVar("Told", bound=Orders)
+Result = TypeVar("Result")
 
 AGENT_LOGGERS = "torch.distributed.elastic"
 MONITOR_SECONDS = 0.1
@@ -73,8 +75,15 @@ class Launcher:
     preload: tuple[str, ...] = ("scalebench.harness.preload",)
     debug: bool = False
 
-    def launch(self, job: Job, ranks: int, folder: Path, on_phase: Callable[[str], None]) -> list[Report]:
-        """Run `job` on `ranks` fresh processes and return their reports by rank.
+    def launch(
+        self,
+        main: Callable[[Told], Result | None],
+        orders: Told,
+        ranks: int,
+        folder: Path,
+        on_phase: Callable[[str], None] = lambda phase: None,
+    ) -> list[Result]:
+        """Call `main` (importable, under torch's `record`) on `ranks` fresh processes; what each returned, by rank.
 
         `on_phase` is told each phase that rank 0 enters, from another thread. `folder` holds the meeting file, the
         phase and the ranks' logs. Raises LaunchError for the first rank that ended badly,
@@ -84,10 +93,10 @@ class Launcher:
         with self._environment(), hidden_main_module(), quiet_agent(self.debug):
             self._start_server()
             processes = RankProcesses(folder)
-            job = replace(job, folder=folder, launched_ns=time.monotonic_ns(), launcher_pid=os.getpid())
+            orders = replace(orders, folder=folder, launched_ns=time.monotonic_ns(), launcher_pid=os.getpid())
             try:
                 with watched_phase(folder, processes, on_phase):
-                    values: dict[int, Any] = elastic_launch(config, worker.main)(job)
+                    values: dict[int, Any] = elastic_launch(config, main)(orders)
             except ChildFailedError as error:
                 raise LaunchError(cause_of(error, folder, ranks, processes)) from error
             except SignalException as error:

@@ -18,6 +18,13 @@ from pathlib import Path
 POLL_SECONDS = 1.0
 
 
+def attach(launcher_pid: int, folder: Path, rank: int) -> None:
+    """Make this process a rank of a launch: it ends with its launcher and is known to it by its process id."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal: the launcher decides
+    follow(launcher_pid)
+    announce(folder, rank)
+
+
 def follow(launcher_pid: int) -> None:
     """Kill this process as soon as the launcher is gone. The watching thread sleeps in the kernel and costs nothing."""
     threading.Thread(target=_kill_self_after, args=(launcher_pid,), name="lifeline", daemon=True).start()

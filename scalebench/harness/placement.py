@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from scalebench.spec import RunSpec
+from scalebench.spec import ProbeSpec, RunSpec
 
 LOOPBACK = "lo"
 
@@ -27,7 +27,7 @@ class Place:
     device: torch.device
 
 
-def take_place(spec: RunSpec) -> Place:
+def take_place(spec: RunSpec | ProbeSpec) -> Place:
     """Read rank and local rank from the launcher's variables; set threads, cores and the CUDA device accordingly."""
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     if spec.device == "cuda":
@@ -53,7 +53,7 @@ def pin_to_cores(local_rank: int, cores_per_rank: int | None) -> None:
 
 
 @contextlib.contextmanager
-def process_group(spec: RunSpec, place: Place, folder: Path | None, needed: bool) -> Iterator[None]:
+def process_group(spec: RunSpec | ProbeSpec, place: Place, folder: Path | None, needed: bool) -> Iterator[None]:
     """The default process group: gloo on CPU, NCCL (with gloo for CPU tensors) on CUDA.
 
     Under our own launcher the ranks, all on one machine, meet through a file and talk over loopback only: there is no

@@ -79,13 +79,18 @@ def execute_as_worker(run: PlannedRun, *, results: Path) -> tuple[Record, Path] 
     return Session(results, [run], machine).keep(run, success_outcome(reports)) if reports else None
 
 
+def session_name() -> str:
+    """A new one: when it began, and something that tells it from another of the same second."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+
+
 class Session:
     """A row of runs measured together: one folder of records, one environment, one fork server."""
 
     def __init__(
         self, results: Path, runs: Sequence[PlannedRun], machine: Machine, start_method: StartMethod = "forkserver"
     ) -> None:
-        self.name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+        self.name = session_name()
         self.folder = results / self.name
         require_writable(results)
         device = runs[0].spec.device
@@ -125,7 +130,7 @@ class Session:
         sampler = Sampler(read_by="launcher", gpus=run.spec.device == "cuda")
         try:
             with sampler:
-                reports = self._launcher.launch(Job(run=run), run.spec.world_size, folder, phase)
+                reports = self._launcher.launch(worker.main, Job(run=run), run.spec.world_size, folder, phase)
         except LaunchError as error:
             return failure_outcome(error.failure)
         except KeyboardInterrupt:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import time
 from functools import partial
@@ -12,13 +11,12 @@ import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record as record_error
 
-from scalebench import strategies, workloads
+from scalebench import data, strategies, workloads
 from scalebench.errors import UnsupportedError
 from scalebench.harness import parity
 from scalebench.harness.diagnosis import diagnose
 from scalebench.harness.job import Job, Report
-from scalebench.harness.lifeline import announce, follow
-from scalebench.harness.loading import loader_of, with_loader_rates
+from scalebench.harness.lifeline import attach
 from scalebench.harness.phase import Phase
 from scalebench.harness.placement import Place, barrier, process_group, take_place
 from scalebench.harness.window import Meters, Row, run_row
@@ -42,9 +40,7 @@ def work(job: Job, *, gather: bool = False) -> list[Report]:
     spec = job.run.spec
     place = take_place(spec)
     if job.folder and job.launcher_pid:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal: the launcher decides
-        follow(job.launcher_pid)
-        announce(job.folder, place.rank)
+        attach(job.launcher_pid, job.folder, place.rank)
     strategy = strategies.create(spec.strategy, spec.strategy_options)
     reason = strategy.unsupported_reason(spec.train_config(), spec.device, place.world_size)
     if reason:
@@ -60,7 +56,7 @@ def work(job: Job, *, gather: bool = False) -> list[Report]:
         else:
             with own_sampler(job, place) as sampler:
                 report = measure(spec, strategy, place, phase, stages)
-            report = with_loader_rates(report.with_sensors(sampler.facts()), job.run, place)
+            report = report.with_sensors(sampler.facts())
         return gathered(report, place) if gather else [report]
 
 
@@ -84,7 +80,16 @@ def measure(spec: RunSpec, strategy: Strategy, place: Place, phase: Phase, stage
     phase.enter("preparing")
     workload = workloads.create(spec.workload, spec.size, spec.workload_options)
     source = workload.samples(spec.data, spec.seed)
-    batches = loader_of(source, spec, place, spec.num_workers)
+    batches = data.loader(
+        source,
+        micro_batch=spec.micro_batch,
+        accumulation=spec.accumulation,
+        rank=place.rank,
+        world_size=place.world_size,
+        seed=spec.seed,
+        device=place.device,
+        num_workers=spec.num_workers,
+    )
     resident_before = resident_bytes()
     stages.end("data")
     step = strategy.prepare(workload, spec.train_config(), place.device)

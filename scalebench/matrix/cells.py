@@ -241,9 +241,7 @@ def asked_options(request: Request, section: Literal["strategy", "workload"]) ->
     return {name: None if value == "none" else value for name, value in asked.items()}
 
 
-def plan(
-    specs: Sequence[RunSpec], repeats: int, seed: int, *, parity: bool = False, loader_rates: bool = False
-) -> list[PlannedRun]:
+def plan(specs: Sequence[RunSpec], repeats: int, seed: int, *, parity: bool = False) -> list[PlannedRun]:
     """Every run of `specs` in randomised blocks: each block holds one repeat of every cell, shuffled by `seed`.
 
     So that drift of the machine falls on all cells alike. With `parity`, one parity check per cell comes before them:
@@ -252,8 +250,4 @@ def plan(
     checks = [PlannedRun(spec=spec, kind="parity") for spec in specs if parity and spec.strategy != BASELINE]
     shuffle = random.Random(seed).sample
     blocks = (shuffle(list(specs), len(specs)) for _ in range(repeats))
-    return checks + [
-        PlannedRun(spec=spec, repeat=repeat, loader_rates=loader_rates)
-        for repeat, block in enumerate(blocks)
-        for spec in block
-    ]
+    return checks + [PlannedRun(spec=spec, repeat=repeat) for repeat, block in enumerate(blocks) for spec in block]

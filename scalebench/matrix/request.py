@@ -215,9 +215,6 @@ class Request(BaseModel):
     set: dict[Literal["strategy", "workload"], dict[str, Any]] | None = None
     deepspeed_config: dict[str, Any] | None = None
     baseline: Truth | None = _ask("Add `single` at one rank, which efficiency is measured against. Default: yes.")
-    loader_rates: Truth | None = _ask(
-        "Measure the loader alone at 0, 1, 2 and 4 workers in every run. Default: only where steps wait for data."
-    )
     parity: Truth | None = _ask("Check each cell against `single` on the same micro-batches first. Default: no.")
     timeout: Positive | None = _ask("Longest wait in one collective before a run is given up. Default: 600.", "SECONDS")
     start_method: Annotated[StartMethod, choice("start method", StartMethod)] | None = _ask(

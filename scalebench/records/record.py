@@ -19,7 +19,6 @@ from pydantic import Field
 
 from scalebench.records.device import NetworkFacts, SensorFacts
 from scalebench.records.facts import Facts
-from scalebench.records.loading import LoaderRate
 from scalebench.records.phases import PhaseFacts
 from scalebench.spec import RunSpec
 
@@ -92,8 +91,6 @@ class RankFacts(Facts):
             unreadable. What the ranks of a host did not use, others did.
         sensors: of the GPU that this rank computed on; on a host's first rank also those of its CPUs.
         phases: of some steps right after the window; None where a backend's phases cannot be told apart.
-        loader_rates: of the loader alone, after the window, with no workers and with the run's number of them; with
-            further numbers where steps waited for data or it was asked for.
         network: on a host's first rank, the traffic of its interfaces around the window.
     """
 
@@ -120,7 +117,6 @@ class RankFacts(Facts):
     sensors: list[SensorFacts] = Field(default_factory=list)
     network: NetworkFacts | None = None
     phases: PhaseFacts | None = None
-    loader_rates: list[LoaderRate] = Field(default_factory=list)
 
 
 class Contract(Facts):

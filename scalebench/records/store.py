@@ -1,4 +1,4 @@
-"""Where records live: one JSON file per run in a folder per session, written atomically, read tolerantly."""
+"""Where records and probes live: one JSON file each in a folder per session, written atomically, read tolerantly."""
 
 from __future__ import annotations
 
@@ -6,24 +6,27 @@ import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 
 from scalebench.errors import UserError
 
+from .probe import Probe
 from .record import SCHEMA, Record
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadResult:
-    """What a results folder held: valid records with their paths, and what could not be read with one line why."""
+    """What a results folder held: valid records with their paths, probes, and what could not be read and why."""
 
     records: list[Record] = field(default_factory=list)
     paths: list[Path] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
     damaged: list[tuple[Path, str]] = field(default_factory=list)
 
 
-def write_record(record: Record, folder: Path) -> Path:
+def write_record(record: Record | Probe, folder: Path) -> Path:
     """Write `record` into `folder`, whole or not at all, and return its path. Raises OSError (a full disk, a
     read-only folder).
 
@@ -63,7 +66,7 @@ def require_writable(folder: Path) -> None:
 
 
 def load_records(path: Path) -> LoadResult:
-    """Every record under `path` (a folder, searched recursively, or one file), in the order of their paths.
+    """Every record and probe under `path` (a folder, searched recursively, or one file), in the order of their paths.
 
     Files that are not valid records are listed, never fatal. Raises UserError when `path` does not exist.
     """
@@ -77,24 +80,36 @@ def load_records(path: Path) -> LoadResult:
             record = read_record(file)
         except ValueError as error:
             result.damaged.append((file, str(error)))
+            continue
+        if isinstance(record, Probe):
+            result.probes.append(record)
         else:
             result.records.append(record)
             result.paths.append(file)
     return result
 
 
-def read_record(file: Path) -> Record:
-    """The record in `file`. Raises ValueError, its message one line, when the file is unreadable, damaged or of
-    another schema."""
+def _kind(content: Any) -> str:
+    return "probe" if isinstance(content, dict) and "probe_schema" in content else "record"
+
+
+_STORED: TypeAdapter[Record | Probe] = TypeAdapter(
+    Annotated[Annotated[Record, Tag("record")] | Annotated[Probe, Tag("probe")], Discriminator(_kind)]
+)
+
+
+def read_record(file: Path) -> Record | Probe:
+    """The record or probe in `file`. Raises ValueError, its message one line, when the file is unreadable, damaged or
+    of another schema."""
     try:
-        return Record.model_validate_json(file.read_bytes())
+        return _STORED.validate_json(file.read_bytes())
     except OSError as error:
         raise ValueError(f"unreadable: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "file"
-        if place == "record_schema":
-            raise ValueError(f"record schema {first['input']!r}; this version reads {SCHEMA}") from error
+        place = ".".join(str(part) for part in first["loc"][1:]) or "file"
+        if place in ("record_schema", "probe_schema"):
+            raise ValueError(f"{place.replace('_', ' ')} {first['input']!r}; this version reads {SCHEMA}") from error
         raise ValueError(f"not a valid record: {place}: {first['msg']}") from error
 
 

@@ -30,9 +30,15 @@ def canvas(
     experiment: Experiment, title: str, panels: int, height: float = 4.2, sharey: bool = True
 ) -> tuple[Figure, list[Axes]]:
     """A figure with `panels` axes side by side; its title says what was measured and on what hardware."""
+    return titled_canvas([title, experiment.title, hardware(experiment.cells[0])], panels, height, sharey)
+
+
+def titled_canvas(
+    lines: Sequence[str], panels: int, height: float = 4.2, sharey: bool = True
+) -> tuple[Figure, list[Axes]]:
+    """A figure with `panels` axes side by side under a title of some `lines`."""
     width = 3.0 + 3.3 * panels
     plot = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    lines = [title, experiment.title, hardware(experiment.cells[0])]
     plot.suptitle("\n".join(part for line in lines for part in textwrap.wrap(line, int(11 * width))), fontsize=10)
     axes: list[Axes] = list(np.atleast_1d(plot.subplots(1, panels, sharey=sharey)))
     for axis in axes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from scalebench.analysis.cells import (
@@ -18,7 +18,7 @@ from scalebench.analysis.cells import (
     machine,
 )
 from scalebench.records.record import Record
-from scalebench.spec import RunSpec
+from scalebench.spec import DeviceType, RunSpec
 from scalebench.strategies import BUILTIN
 from scalebench.strategies.config import PRECISIONS
 
@@ -80,10 +80,14 @@ def rank_word(spec: RunSpec) -> str:
 def hardware(cell: Cell) -> str:
     """The hardware that the cell's ranks ran on."""
     record = (cell.measured or list(cell.records))[0]
-    if cell.spec.device == "cuda":
-        names = dict.fromkeys(rank.device_name for rank in record.ranks if rank.device_name)
-        return " and ".join(names) or "GPU of unknown name"
-    model, cores = record.environment.get("cpu_model"), record.environment.get("cores")
+    return hardware_name(cell.spec.device, [rank.device_name for rank in record.ranks], record.environment)
+
+
+def hardware_name(device: DeviceType, gpus: Iterable[str | None], environment: Mapping[str, object]) -> str:
+    """The GPUs by their names, or the CPU and its cores."""
+    if device == "cuda":
+        return " and ".join(dict.fromkeys(name for name in gpus if name)) or "GPU of unknown name"
+    model, cores = environment.get("cpu_model"), environment.get("cores")
     return str(model or "CPU of unknown model") + (f", {cores} cores" if cores else "")
 
 

@@ -6,7 +6,8 @@ Lines join measured points only, and an interval is drawn wherever there is one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +35,26 @@ CLAIMED_SPEED, CLAIMED_MEMORY = 1.5, 0.5
 
 def write_plots(experiment: Experiment, folder: Path) -> list[tuple[str, str]]:
     """Draw what `experiment` has data for into `folder`; title and file name of each plot. Raises OSError."""
-    drawn = []
+    with drawing_settings():
+        plots = {name: plot for name, draw in PLOTS.items() if (plot := draw(experiment))}
+        return [
+            (f"{name.capitalize()}: {experiment.title}", save(plot, folder, f"{experiment.slug}-{name}"))
+            for name, plot in plots.items()
+        ]
+
+
+@contextlib.contextmanager
+def drawing_settings() -> Iterator[None]:
+    """matplotlib's own defaults inside, whatever the user's settings are."""
     with mpl.rc_context(), style_context("default"):
-        for name, draw in PLOTS.items():
-            plot = draw(experiment)
-            if plot is not None:
-                file_name = f"{experiment.slug}-{name}.png"
-                FigureCanvasAgg(plot)
-                plot.savefig(folder / file_name, metadata={"Software": None})
-                drawn.append((f"{name.capitalize()}: {experiment.title}", file_name))
-    return drawn
+        yield
+
+
+def save(plot: Figure, folder: Path, name: str) -> str:
+    """Write `plot` into `folder`, without a date, and return its file's name. Raises OSError."""
+    FigureCanvasAgg(plot)
+    plot.savefig(folder / f"{name}.png", metadata={"Software": None})
+    return f"{name}.png"
 
 
 def throughput_plot(experiment: Experiment) -> Figure | None:

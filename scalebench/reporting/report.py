@@ -6,43 +6,48 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from scalebench.analysis.cells import ordered
+from scalebench.analysis.probe import by_machine
+from scalebench.records.probe import Probe
 from scalebench.records.record import Record
 
 from . import device, evidence, phases, tables
 from .answers import answers
 from .environment import environment_table, sessions_line
-from .experiments import Experiment, experiments, hardware
-from .loading import data_loading
+from .experiments import Experiment, experiments, hardware, hardware_name
 from .markdown import bullets, heading, image, markdown_table
-from .plots import write_plots
+from .plots import drawing_settings, save, write_plots
+from .probe import probe_tables
+from .probe_plots import probe_plots
 from .rules_of_thumb import rules_of_thumb
 from .table import Table
 
 REPORT_NAME = "report.md"
+TITLE = "scalebench report"
 
 
-def write_report(records: Iterable[Record], folder: Path, damaged: Sequence[str] = ()) -> Path:
+def write_report(
+    records: Iterable[Record], folder: Path, damaged: Sequence[str] = (), probes: Iterable[Probe] = ()
+) -> Path:
     """Write `report.md` and its plots (PNG) into `folder`, and return the report's path. Raises OSError.
 
-    `damaged` are lines on files that could not be read; the report lists them.
+    `damaged` are lines on files that could not be read; the report lists them, and shows what the `probes` found.
     """
     ran = ordered(records)
     found = experiments(ran)
     folder.mkdir(parents=True, exist_ok=True)
     plots = {experiment: write_plots(experiment, folder) for experiment in found}
     path = folder / REPORT_NAME
-    path.write_text("\n\n".join(_parts(ran, found, plots, damaged)) + "\n", encoding="utf-8")
+    parts = [heading(1, TITLE), *_runs(ran, found, plots), *_probes(probes, folder), *_sources(ran, damaged)]
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path
 
 
-def _parts(
-    records: Sequence[Record],
-    found: Sequence[Experiment],
-    plots: dict[Experiment, list[tuple[str, str]]],
-    damaged: Sequence[str],
+def _runs(
+    records: Sequence[Record], found: Sequence[Experiment], plots: dict[Experiment, list[tuple[str, str]]]
 ) -> Iterable[str]:
+    if not records:
+        return
     parity = [record for record in records if record.kind == "parity"]
-    yield heading(1, "scalebench report")
     yield from _answer(found, parity)
     for experiment in found:
         yield from _experiment(experiment, parity, plots[experiment])
@@ -50,8 +55,25 @@ def _parts(
     yield from _section(evidence.parity(parity))
     if not parity:
         yield "Parity: n/a, no parity check is among these records."
+
+
+def _probes(probes: Iterable[Probe], folder: Path) -> Iterable[str]:
+    """What each probed machine can do."""
+    for number, machine in enumerate(by_machine(probes), 1):
+        names = [name for probe in machine for name in probe.device_names]
+        hardware = hardware_name(machine[0].spec.device, names, machine[0].environment)
+        yield heading(2, f"What the machine can do: {hardware}")
+        for made in probe_tables(machine):
+            yield from _section(made, level=3)
+        with drawing_settings():
+            for name, plot in probe_plots(machine, hardware).items():
+                yield image(f"{name.capitalize()}: {hardware}", save(plot, folder, f"probe-{number}-{name}"))
+
+
+def _sources(records: Sequence[Record], damaged: Sequence[str]) -> Iterable[str]:
     yield from _section(environment_table(records))
-    yield sessions_line(records)
+    if records:
+        yield sessions_line(records)
     if damaged:
         yield heading(2, "Damaged files, left out")
         yield bullets(list(damaged))
@@ -75,7 +97,6 @@ def _experiment(experiment: Experiment, parity: Sequence[Record], plots: Sequenc
     yield from _section(tables.memory(experiment), level=3)
     yield from _section(tables.precision(experiment), level=3)
     yield from _section(phases.phases(experiment), level=3)
-    yield from _section(data_loading(experiment), level=3)
     energy = device.energy(experiment)
     yield from _section(energy, level=3)
     if energy is None:

@@ -29,7 +29,7 @@ class Table:
 
 def table(title: str, rows: Sequence[Row], notes: Sequence[str] = ()) -> Table | None:
     """`rows` as a Table without the columns that nothing is known of; None without rows."""
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(rows).fillna(UNKNOWN)
     kept = [name for name in frame.columns if (frame[name] != UNKNOWN).any()]
     return Table(title=title, frame=frame[kept], notes=list(dict.fromkeys(notes))) if rows else None
 
