@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -77,6 +78,9 @@ def process_group(spec: RunSpec | ProbeSpec, place: Place, folder: Path | None, 
     # Left alone on an exception: the process ends anyway, and a neighbour that saw its group torn down would seem to
     # have failed first. Otherwise nobody leaves while another is still inside a collective.
     barrier(place.device)
+    # Wrapped modules sit in reference cycles. One that outlives the group ends gloo's threads when it is collected, and
+    # waits for them with the interpreter's lock held, which they may need: seen to hang a rank for good.
+    gc.collect()
     dist.destroy_process_group()
 
 

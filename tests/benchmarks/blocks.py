@@ -73,6 +73,7 @@ class Study(BaseModel):
 def measure(cells: Sequence[Cell], launches: int, steps: int, results: Path, tell: Callable[[str], None]) -> Study:
     """`launches` launches of each cell with about `steps` steps of each side. All is on disk after each launch."""
     results.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # the fork server imports DeepSpeed, which would look for a GPU
     study = Study(environment=collect(), launches=[])
     for number in range(launches):
         for cell in cells:
@@ -104,14 +105,17 @@ def job_seconds(ranks: Sequence[Span]) -> float:
 def rank_main(spec: RunSpec, rounds: int, folder: str, rank: int) -> list[Span]:
     """One rank: both sides built in the same process group, then their blocks in turn."""
     warnings.simplefilter("ignore", FutureWarning)  # of torch, about what DeepSpeed calls
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(spec.world_size), DS_ACCELERATOR="cpu")
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(spec.world_size))
     place = take_place(spec)
     with process_group(spec, place, Path(folder), needed=spec.strategy != "single"):
-        blocks = {"scalebench": scalebench_block(spec, place), "bare": bare_block(spec, place)}
-        for _ in range(WARMUP_BLOCKS):
-            for block in blocks.values():
-                block()
-        return [blocks[side]() for side in ORDER * rounds]
+        return alternate(spec, place, rounds)
+
+
+def alternate(spec: RunSpec, place: Place, rounds: int) -> list[Span]:
+    blocks = {"scalebench": scalebench_block(spec, place), "bare": bare_block(spec, place)}
+    for block in [*blocks.values()] * WARMUP_BLOCKS:
+        block()
+    return [blocks[side]() for side in ORDER * rounds]
 
 
 def scalebench_block(spec: RunSpec, place: Place) -> Block:

@@ -1,0 +1,40 @@
+"""What a rank leaves behind when it leaves its process group."""
+
+from __future__ import annotations
+
+import gc
+import os
+import weakref
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from scalebench import strategies, workloads
+from scalebench.harness.placement import process_group, take_place
+from tests.benchmarks.pairs import Cell
+from tests.distributed.ranks import run_ranks
+
+pytestmark = pytest.mark.distributed
+
+
+def module_outlives_its_group(strategy: str, folder: Path) -> bool:
+    """Whether the wrapped module is still there once its group is gone, no collection having come by chance."""
+    dist.destroy_process_group()  # the one that this rank was started with
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
+    spec = Cell(strategy=strategy, ranks=1).spec(1, 1)
+    place = take_place(spec)
+    gc.disable()
+    with process_group(spec, place, folder, needed=True):
+        workload = workloads.create(spec.workload, spec.size)
+        step = strategies.create(strategy).prepare(workload, spec.train_config(), place.device)
+        module = weakref.ref(step.module)
+        step.close()
+        del step
+    return module() is not None
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp1", "deepspeed_stage_2"])
+def test_nothing_that_refers_to_the_group_outlives_it(strategy: str, tmp_path: Path) -> None:
+    """DDP's reducer, collected after the group, was seen to hang its rank for good."""
+    assert run_ranks(module_outlives_its_group, 1, strategy, tmp_path) == [False]
