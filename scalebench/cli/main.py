@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "parity": ("scalebench.cli.run:parity", "Check that strategies train the same model as plain PyTorch."),
     "list": ("scalebench.cli.list:list_", "List strategies, workloads or precisions."),
     "report": ("scalebench.cli.report:report", "Make tables and plots from recorded runs."),
+    "doctor": ("scalebench.cli.doctor:doctor", "Check this machine for what makes runs fail or mislead."),
     "completion": ("scalebench.cli.completion:completion", "Print the completion script of a shell."),
 }
 """Subcommand to (where it is, what it does): help is shown without importing any of them."""

@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "records": FACTS,
     "harness": FACTS | {"harness"},
     "analysis": {"stats", "theory", "records", "spec", "errors", "analysis"},
+    "doctor": FACTS | {"analysis", "doctor"},
     "reporting": {"stats", "theory", "records", "spec", "errors", "analysis", "reporting", "strategies"},
 }
 FACE = {"cli", "terminal", "__main__", "__init__"}

@@ -1,0 +1,30 @@
+"""What of this machine would make runs fail or mislead, and what to do about it: one family of checks per file."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+
+from scalebench.doctor.finding import Result, examine
+
+FAMILIES = (
+    "packages",
+    "versions",
+    "gpus",
+    "topology",
+    "clocks",
+    "processes",
+    "limits",
+    "network",
+    "variables",
+    "compilers",
+    "builds",
+    "collectives",
+)
+"""Each a module of this package with a tuple CHECKS, in the order in which they run."""
+
+
+def diagnose(families: Sequence[str] = FAMILIES) -> Iterator[Result]:
+    """Run the checks of `families` one after another; results come as they are found. Raises nothing."""
+    for family in families:
+        yield from examine(family, importlib.import_module(f"scalebench.doctor.{family}").CHECKS)

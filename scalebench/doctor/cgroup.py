@@ -1,0 +1,74 @@
+"""The limits of the control group that this process is in, version 1 or 2; None where there is none."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path("/sys/fs/cgroup")
+NO_LIMIT = 1 << 60
+"""Version 1 writes "no limit" as a huge number of bytes."""
+
+
+def cpu_quota() -> float | None:
+    """Cores' worth of CPU time that the group may use."""
+    quotas = [int(words[0]) / int(words[1]) for words in map(str.split, _read("", "cpu.max")) if words[0] != "max"]
+    for folder in _folders("cpu"):
+        quota, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
+        if quota and period and quota > 0:
+            quotas.append(quota / period)
+    return min(quotas, default=None)
+
+
+def free_bytes() -> int | None:
+    """Bytes that the group may still allocate before its limit; page cache that can be dropped counts as free."""
+    rooms = []
+    for folder in (*_folders(""), *_folders("memory")):
+        limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
+        used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes")
+        if limit and limit < NO_LIMIT and used is not None:
+            rooms.append(max(0, limit - used + _droppable(folder)))
+    return min(rooms, default=None)
+
+
+def free_processes() -> int | None:
+    """Threads that the group may still start."""
+    rooms = []
+    for folder in (*_folders(""), *_folders("pids")):
+        limit, used = _number(folder / "pids.max"), _number(folder / "pids.current")
+        if limit is not None and used is not None:
+            rooms.append(limit - used)
+    return min(rooms, default=None)
+
+
+def _droppable(folder: Path) -> int:
+    with contextlib.suppress(OSError, ValueError):
+        lines = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return sum(int(value) for name, value in lines if name in ("inactive_file", "total_inactive_file")[:1])
+    return 0
+
+
+def _folders(controller: str) -> Iterator[Path]:
+    """This process's group of a version 1 controller (`""`: of version 2) and all above it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controller in controllers.split(","):
+                base = ROOT / controller if controller else ROOT
+                group = base / path.lstrip("/")
+                # In a container the path may be the host's, of which only the root is mounted.
+                yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(base))
+
+
+def _read(controller: str, name: str) -> Iterator[str]:
+    for folder in _folders(controller):
+        with contextlib.suppress(OSError):
+            yield (folder / name).read_text()
+
+
+def _number(path: Path) -> int | None:
+    """None for `max`, and for a file that is not there."""
+    with contextlib.suppress(OSError, ValueError):
+        return int(path.read_text())
+    return None
