@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
@@ -25,6 +27,19 @@ def backward_node() -> tuple[int, int] | None:
     if task == -1:
         return None
     return task, torch._C._current_autograd_node()._sequence_nr()
+
+
+def group_size(arguments: tuple[Any, ...]) -> int:
+    """Ranks of the process group among a collective operator's arguments: an object, or a functional one's name."""
+    for argument in arguments:
+        if isinstance(argument, torch.ScriptObject):
+            with contextlib.suppress(RuntimeError):  # some other object of torch's, such as the reduction
+                return int(dist.ProcessGroup.unbox(argument).size())
+        if isinstance(argument, str):
+            with contextlib.suppress(LookupError, RuntimeError, ValueError):  # a reduction's name
+                resolve: Any = vars(dist.distributed_c10d)["_resolve_process_group"]
+                return int(resolve(argument).size())
+    return dist.get_world_size()
 
 
 def offloads_to_cpu(module: nn.Module) -> bool:

@@ -55,7 +55,7 @@ class FSDP(Strategy):
         return self.cpu_offload
 
     def unsupported_reason(self, config: TrainConfig, device_type: str, world_size: int) -> str | None:
-        group = self._group_size(world_size)
+        group = self.ranks_per_group(world_size)
         if group is None:
             return f"{world_size} ranks cannot be halved into two groups that shard alike; use an even number, or fsdp"
         if self.prefetch < 0:
@@ -112,11 +112,11 @@ class FSDP(Strategy):
         world = dist.get_world_size()
         if self.shard_size is None:
             return init_device_mesh(device.type, (world,))
-        group = self._group_size(world)
+        group = self.ranks_per_group(world)
         assert group is not None, "unsupported_reason has refused this"
         return init_device_mesh(device.type, (world // group, group), mesh_dim_names=("replicate", "shard"))
 
-    def _group_size(self, world_size: int) -> int | None:
+    def ranks_per_group(self, world_size: int) -> int | None:
         """Ranks per shard group; None when half of an odd number of ranks would be picked."""
         if self.shard_size != PICK:
             return world_size if self.shard_size is None else self.shard_size

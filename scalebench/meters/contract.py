@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from scalebench import compat, strategies
-from scalebench.meters.observer import StepObserver, dtype_name, dtypes, joined
+from scalebench.meters.observer import Issued, StepObserver, dtype_name, dtypes, joined
 from scalebench.records.record import Contract
 from scalebench.spec import RunSpec
 from scalebench.strategies.base import Batch, TrainStep
@@ -93,16 +93,25 @@ def casting(observer: StepObserver, parameter: str | None, compute: str | None, 
 def communication(observer: StepObserver, spec: RunSpec) -> dict[str, Any]:
     """How many ranks there are, and which gradients crossed between them on which micro-batches."""
     ranks = dist.get_world_size() if dist.is_initialized() else 1
-    crossed = [bool(counts) for counts in observer.reduced]
+    reductions = gradient_reductions(observer)
+    synced = {issued.micro_batch for issued in reductions}
+    crossed = [index in synced for index in range(observer.micro_batches)]
     return {
         "world_size": ranks,
         "micro_batches": len(crossed),
-        "gradient_reduce": joined(sorted({name for counts in observer.reduced for name in counts}))
-        if ranks > 1
-        else None,
+        "gradient_reduce": joined(sorted({issued.dtype for issued in reductions})) if ranks > 1 else None,
         "sync_micro_batches": sum(crossed) if ranks > 1 else None,
         "grad_sync": grad_sync(crossed) if ranks > 1 and len(crossed) > 1 else spec.grad_sync,
     }
+
+
+def gradient_reductions(observer: StepObserver) -> list[Issued]:
+    """The collectives that reduce gradients: floating-point values, too many to be flags or norms."""
+    return [
+        issued
+        for issued in observer.collectives
+        if "reduce" in issued.kind and "float" in issued.dtype and not issued.control and issued.micro_batch >= 0
+    ]
 
 
 def grad_sync(crossed: Sequence[bool]) -> str:
@@ -114,7 +123,11 @@ def grad_sync(crossed: Sequence[bool]) -> str:
 
 def notes(observer: StepObserver, regions: int) -> list[str]:
     """What was not observed as it runs, and why."""
-    translated = dist.is_initialized() and dist.get_backend() == "gloo" and observer.scattered
+    translated = (
+        dist.is_initialized()
+        and dist.get_backend() == "gloo"
+        and any(issued.kind == "reduce_scatter" for issued in gradient_reductions(observer))
+    )
     return [GLOO_NOTE] * translated + [UNCOMPILED_NOTE] * (regions > 0)
 
 

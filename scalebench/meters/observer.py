@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,8 +35,42 @@ FLOP_FORMULAS: dict[Any, Any] = {
 }
 """The operators that are a model's matrix products, to the FLOPs of one call (attention counted as full)."""
 
+COLLECTIVES = (
+    ("all_reduce", ("allreduce", "all_reduce")),
+    ("all_gather", ("allgather", "all_gather")),
+    ("reduce_scatter", ("reduce_scatter",)),
+    ("all_to_all", ("alltoall", "all_to_all")),
+    ("broadcast", ("broadcast",)),
+    ("reduce", ("reduce",)),
+    ("gather", ("gather",)),
+    ("scatter", ("scatter",)),
+    ("send", ("send",)),
+    ("receive", ("recv",)),
+)
+"""Kinds of collectives, and how the names of torch's operators for them (c10d) begin, the most telling first."""
+
 OPTIMIZER_KERNELS = {"_fused_": "fused", "_foreach_": "foreach", "add": "for-loop"}
 """How torch's optimizers name the operators of their implementations, the most telling first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Issued:
+    """One collective as torch issues it, before a backend translates it.
+
+    Attributes:
+        ranks: ranks that take part. dtype: of what is sent.
+        elements, payload_bytes: of what goes in or comes out on one rank, the larger of the two.
+        control: at most a value for each of the module's parameters, too small for gradients: flags, norms.
+        micro_batch: which of the step's forward passes of the whole module came last, from 0.
+    """
+
+    kind: str
+    ranks: int
+    dtype: str
+    elements: int
+    payload_bytes: int
+    control: bool
+    micro_batch: int
 
 
 class StepObserver(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its own __init_subclass__
@@ -43,25 +78,24 @@ class StepObserver(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its o
 
     Attributes:
         flops: FLOPs by the dtype of the operands of matrix products, forward and backward.
-        reduced: per micro-batch (forward pass of the whole module), elements of gradients reduced between ranks, by
-            dtype. Counted where torch issues the collective (c10d), before a backend translates it.
+        collectives: every collective of the step, in order.
+        micro_batches: forward passes of the whole module.
         recomputed: forward regions run again, each known by the backward node that needed it.
         autocast: dtypes of torch.autocast in force in forward passes.
         gradients: dtypes of the gradients that lay beside the module's parameters when the optimizer began, or, where
             there were none, of those that it was given.
         updated: dtypes of the values that the optimizer updates: the parameters, or a backend's masters of them.
-        scattered: whether some reduction was a reduce-scatter.
     """
 
     def __init__(self, step: TrainStep, device: torch.device) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.flops: Counter[str] = Counter()
-        self.reduced: list[Counter[str]] = []
+        self.collectives: list[Issued] = []
+        self.micro_batches = 0
         self.recomputed: set[tuple[int, int]] = set()
         self.autocast: set[str] = set()
         self.gradients: set[str] = set()
         self.updated: set[str] = set()
-        self.scattered = False
         self._updates: set[str] = set()
         self._step = step
         self._device = device
@@ -75,8 +109,8 @@ class StepObserver(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its o
         packet = getattr(func, "overloadpacket", None)
         if packet in FLOP_FORMULAS:
             self.flops[dtypes(args)[0]] += FLOP_FORMULAS[packet](*args, **(kwargs or {}), out_val=out)
-        elif "c10d" in func.namespace and "reduce" in func.__name__:
-            self._count_reduced(func.__name__, args)
+        elif "c10d" in func.namespace:
+            self._issued(func.__name__, args, out)
         elif self._in_optimizer:
             self._updates.add(func.__name__)
         return out
@@ -105,7 +139,7 @@ class StepObserver(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its o
                 handle.remove()
 
     def _micro_batch_begins(self, module: nn.Module, args: Any) -> None:
-        self.reduced.append(Counter())
+        self.micro_batches += 1
 
     def _module_runs(self, module: nn.Module, args: Any) -> None:
         if torch.is_autocast_enabled(self._device.type):
@@ -124,13 +158,29 @@ class StepObserver(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its o
     def _update_ended(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self._in_optimizer = False
 
-    def _count_reduced(self, name: str, args: tuple[Any, ...]) -> None:
-        """Add one reduction's elements, unless they are too few to be gradients (flags, norms)."""
-        payload = max((floating(arg) for arg in args), key=lambda tensors: sum(t.numel() for t in tensors))
+    def _issued(self, name: str, args: tuple[Any, ...], out: Any) -> None:
+        kind = collective_kind(name)
+        if kind is None:
+            return
+        payload = max(map(tensors, (*args, out)), key=lambda found: sum(tensor.nbytes for tensor in found))
         elements = sum(tensor.numel() for tensor in payload)
-        if elements > self._vectors and self.reduced:
-            self.reduced[-1][dtype_name(payload[0].dtype)] += elements
-            self.scattered |= "scatter" in name
+        self.collectives.append(
+            Issued(
+                kind=kind,
+                ranks=compat.group_size(args),
+                dtype=dtype_name(payload[0].dtype) if payload else "none",
+                elements=elements,
+                payload_bytes=sum(tensor.nbytes for tensor in payload),
+                control=elements <= self._vectors,
+                micro_batch=self.micro_batches - 1,
+            )
+        )
+
+
+def collective_kind(operator: str) -> str | None:
+    """What kind of collective torch's operator of that name is; None if it is none."""
+    name = operator.strip("_")
+    return next((kind for kind, beginnings in COLLECTIVES if name.startswith(beginnings)), None)
 
 
 def has_own_dispatch(types: Types) -> bool:
@@ -138,9 +188,14 @@ def has_own_dispatch(types: Types) -> bool:
     return any(kind not in (Tensor, nn.Parameter, nn.Buffer) for kind in types)
 
 
+def tensors(value: Any) -> list[Tensor]:
+    """The tensors in an argument."""
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
 def floating(value: Any) -> list[Tensor]:
     """The floating-point tensors in an argument."""
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return [tensor for tensor in tensors(value) if tensor.is_floating_point()]
 
 
 def dtypes(value: Any) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 GROUND = {"strategies", "stats", "theory", "errors"}
-CORE = GROUND | {"data", "workloads", "spec", "machine"}
+CORE = GROUND | {"data", "workloads", "spec", "scheme", "machine"}
 FACTS = CORE | {"meters", "records", "compat"}
 ALLOWED: dict[str, set[str]] = {
     "strategies": {"strategies"},
@@ -19,6 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "theory": {"theory"},
     "errors": set(),
     "spec": GROUND | {"spec"},
+    "scheme": CORE,
     "machine": {"errors"},
     "data": CORE,
     "workloads": CORE,

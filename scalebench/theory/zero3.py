@@ -1,0 +1,150 @@
+"""Which parameters ZeRO-3 gathers when: DeepSpeed's parameter coordinator, followed on paper.
+
+Read in the source of DeepSpeed 0.19 (runtime/zero/partitioned_param_coordinator.py). A module's own parameters are
+gathered before it runs and freed after it, in the forward as in the backward pass, unless they are small
+(`param_persistence_threshold`), soon used again (`max_reuse_distance`), or were seen gathered by the prefetch, which
+looks ahead in the order of use for at most `prefetch_bucket_size` elements and while less than `max_live_parameters`
+are gathered.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from scalebench.theory.model import Model, Module
+from scalebench.theory.scheme import Zero
+
+NEVER = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """A module's own parameters are needed (`fetch`) or no longer needed."""
+
+    fetch: bool
+    own: tuple[int, ...]
+
+
+def gathers(model: Model, zero: Zero, *, checkpointing: bool = False) -> list[list[int]]:
+    """The parameters (by index) of each all-gather of one forward and backward pass, in order."""
+    return _Coordinator(model, zero).run(passes(model.root, checkpointing=checkpointing))
+
+
+def persistent(model: Model, zero: Zero) -> list[int]:
+    """The parameters (by index) that stay gathered on every rank, and are gathered again after each update."""
+    return [i for i, p in enumerate(model.parameters) if p.elements <= zero.param_persistence_threshold]
+
+
+def passes(root: Module, *, checkpointing: bool = False) -> list[Event]:
+    """What one forward and backward pass asks for, in order."""
+    forward, inputs = list[Event](), set[int]()
+    _forward(root, forward, inputs)
+    backward = list[Event]()
+    _backward(root, backward, inputs, checkpointing)
+    return forward + backward
+
+
+def _forward(module: Module, events: list[Event], inputs: set[int]) -> None:
+    """Append the events of a forward pass; into `inputs` go the modules (by id) whose inputs have gradients.
+
+    They have when some module with parameters has ended before this one began.
+    """
+    if any(not event.fetch and event.own for event in events):
+        inputs.add(id(module))
+    events.append(Event(fetch=True, own=module.own))
+    for child in module.children:
+        _forward(child, events, inputs)
+    events.append(Event(fetch=False, own=module.own))
+
+
+def _backward(module: Module, events: list[Event], inputs: set[int], checkpointing: bool, began: bool = False) -> None:
+    """Append the events of a backward pass. Without a gradient of its inputs a module never learns that it has ended:
+    its parameters are cleared away when the whole pass is over.
+
+    A checkpointed block is run again once its last module `began` its backward pass, up to the input of that module.
+    """
+    if not began:
+        events.append(Event(fetch=True, own=module.own))
+    last = module.children[-1] if module.children else None
+    again = checkpointing and module.block and last is not None
+    if again and last is not None:
+        events.append(Event(fetch=True, own=last.own))
+        for child in module.children:
+            _forward(child, events, set())
+        events.pop()
+    for child in reversed(module.children):
+        _backward(child, events, inputs, checkpointing, began=again and child is last)
+    if id(module) in inputs:
+        events.append(Event(fetch=False, own=module.own))
+
+
+@dataclass
+class _Coordinator:
+    model: Model
+    zero: Zero
+    gathered: set[int] = field(default_factory=set)
+    in_flight: set[int] = field(default_factory=set)
+    live: int = 0
+    step: int = 0
+    calls: list[list[int]] = field(default_factory=list)
+
+    def run(self, events: Sequence[Event]) -> list[list[int]]:
+        self._order = [event.own for event in events if event.fetch]
+        self._queue = deque((i, step) for step, own in enumerate(self._order) for i in sorted(own))
+        self._last_fetched_for = [NEVER] * len(self.model.parameters)
+        self._persistent = set(persistent(self.model, self.zero))
+        self.gathered |= self._persistent
+        for event in events:
+            (self._fetch if event.fetch else self._release)(event.own)
+        return self.calls
+
+    def _fetch(self, own: tuple[int, ...]) -> None:
+        self._gather([i for i in own if not self._here(i)])
+        self.in_flight -= set(own)
+        self.gathered |= set(own)
+        wanted = {i for i in own if self._last_fetched_for[i] < self.step}
+        popped = set[int]()
+        while self._queue and len(popped) < len(wanted):
+            index, used_at = self._queue.popleft()
+            self._last_fetched_for[index] = used_at
+            popped.add(index)
+        self._gather(list(self._prefetched()))
+        self.step += 1
+
+    def _prefetched(self) -> Iterator[int]:
+        room = min(self.zero.max_live_parameters - self.live, self.zero.prefetch_bucket_size)
+        taken, elements = set[int](), 0
+        while self._queue and elements < room:
+            index, used_at = self._queue.popleft()
+            self._last_fetched_for[index] = max(self._last_fetched_for[index], used_at)
+            if not self._here(index) and index not in taken:
+                taken.add(index)
+                elements += self.model.parameters[index].elements
+                yield index
+
+    def _gather(self, indices: list[int]) -> None:
+        if indices:
+            self.calls.append(sorted(indices))
+            self.in_flight |= set(indices)
+            self.live += sum(p.elements for p in self.model.pick(tuple(indices)))
+
+    def _release(self, own: tuple[int, ...]) -> None:
+        again = self._used_again_soon(set(own))
+        for index in set(own) - self._persistent - again:
+            if index in self.gathered and self._last_fetched_for[index] <= self.step:
+                self.gathered.remove(index)
+                self.live -= self.model.parameters[index].elements
+
+    def _used_again_soon(self, own: set[int]) -> set[int]:
+        again, distance = set[int](), 0
+        for module in self._order[self.step :]:
+            if distance >= self.zero.max_reuse_distance:
+                break
+            again |= own & set(module)
+            distance += sum(p.elements for p in self.model.pick(module))
+        return again
+
+    def _here(self, index: int) -> bool:
+        return index in self.gathered or index in self.in_flight
