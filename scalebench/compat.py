@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.utils._pytree import tree_leaves
 
 
 def compiled_graphs() -> int:
@@ -40,6 +42,27 @@ def group_size(arguments: tuple[Any, ...]) -> int:
                 resolve: Any = vars(dist.distributed_c10d)["_resolve_process_group"]
                 return int(resolve(argument).size())
     return dist.get_world_size()
+
+
+def parameter_shards(parameters: Iterable[Tensor]) -> list[Tensor]:
+    """This rank's shards of those parameters that ZeRO-3 has taken apart: the parameters themselves are empty then."""
+    shards = (getattr(parameter, "ds_tensor", None) for parameter in parameters)
+    return [shard for shard in shards if shard is not None]
+
+
+def gradient_buffers(module: nn.Module) -> list[Tensor]:
+    """Where DeepSpeed's optimizers gather gradients apart from the parameters; empty for everything else."""
+    wrapper = getattr(module, "optimizer", None)
+    names = ("averaged_gradients", "all_grad_tensors", "grad_partitions_flat_buffer", "fp32_groups_gradients_flat")
+    leaves = tree_leaves([getattr(wrapper, name, None) for name in names])
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def bucket_buffers(module: nn.Module) -> list[Tensor]:
+    """Buffers of fixed size into which ZeRO copies gradients to be reduced together; empty for everything else."""
+    buckets = getattr(getattr(module, "optimizer", None), "ipg_buckets", None) or {}
+    leaves = tree_leaves([getattr(bucket, "buffer", None) for bucket in buckets.values()])
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def offloads_to_cpu(module: nn.Module) -> bool:

@@ -144,7 +144,7 @@ def _deepspeed(strategy: Any, config: TrainConfig, spec: RunSpec, model: Model) 
     block = max((sum(p.elements for p in model.pick(block)) for block in model.blocks), default=None)
     plan = strategy.plan(config, spec.world_size, block)
     section = plan.json["zero_optimization"]
-    if plan.stage and plan.autocast or any(key.startswith("zero_") for key in section):
+    if any(key.startswith("zero_") for key in section) or (plan.stage and plan.autocast):
         return None  # hierarchical or quantised ZeRO (zero_hpz…, zero_quantized…), or torch's autocast above stage 0
     known = {
         name: section[key] for name in Zero.__dataclass_fields__ for key in (name, f"stage3_{name}") if key in section

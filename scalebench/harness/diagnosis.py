@@ -1,17 +1,17 @@
-"""What is looked at after the timed window, off the clock: phases, the contract, and the most that tensors held at
-once."""
+"""What is looked at after the timed window, off the clock: phases, the contract, memory by category, communication."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from scalebench.meters.contract import contradictions, observe
+from scalebench.meters.communication import measure_communication
+from scalebench.meters.contract import contract_of, contradictions, watch
 from scalebench.meters.phases import measure_phases
-from scalebench.meters.tensor_peak import measure_tensor_peak
-from scalebench.records.phases import PhaseFacts
+from scalebench.meters.tensor_peak import measure_memory
 from scalebench.records.record import Contract
 from scalebench.spec import RunSpec
 from scalebench.strategies.base import Batch, TrainStep
@@ -19,12 +19,15 @@ from scalebench.strategies.base import Batch, TrainStep
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """One rank's findings; the contract is None when it could not be observed, which is a contradiction too."""
+    """One rank's findings; the contract is None when it could not be observed, which is a contradiction too.
+
+    `memory` has fields of MemoryFacts, `facts` of RankFacts.
+    """
 
     contract: Contract | None = None
     contradictions: list[str] = field(default_factory=list)
-    tensor_peak: int | None = None
-    phases: PhaseFacts | None = None
+    memory: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def diagnose(
@@ -41,9 +44,15 @@ def diagnose(
     try:
         phases = measure_phases(step, batches, device, ready)
         micro_batches = next(batches)
-        contract = observe(step, micro_batches, spec, device)
-        peak = measure_tensor_peak(step, micro_batches, device)
+        observer = watch(step, micro_batches, device)
+        contract = contract_of(observer, step, spec, device)
+        memory = measure_memory(step, micro_batches, device)
+        communication = measure_communication(step, micro_batches, observer, device)
     except Exception as error:
         return Diagnosis(contradictions=[f"asked an observed contract, observed {type(error).__name__}: {error}"])
-    found = contradictions(spec, contract)
-    return Diagnosis(contract=contract, contradictions=found, tensor_peak=peak, phases=phases)
+    return Diagnosis(
+        contract=contract,
+        contradictions=contradictions(spec, contract),
+        memory=memory,
+        facts={"phases": phases, "communication": communication},
+    )

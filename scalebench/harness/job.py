@@ -10,6 +10,7 @@ from pathlib import Path
 from scalebench.meters.device import sensors_of_rank
 from scalebench.records.device import SensorFacts
 from scalebench.records.record import Contract, ParityFacts, RankFacts, WindowFacts, WorkloadFacts
+from scalebench.records.theory import TheoryFacts
 from scalebench.spec import PlannedRun, ProbeSpec
 
 
@@ -52,6 +53,7 @@ class Report:
     window: WindowFacts | None = None
     contract: Contract | None = None
     workload: WorkloadFacts | None = None
+    theory: TheoryFacts | None = None
     unmatched: list[str] = field(default_factory=list)
     parity: ParityFacts | None = None
     contradictions: list[str] = field(default_factory=list)

@@ -164,6 +164,7 @@ class Session:
             contract=first.contract if first else None,
             unmatched=first.unmatched if first else [],
             window=first.window if first else None,
+            theory=first.theory if first else None,
             ranks=[report.facts for report in outcome.reports if report.facts],
             parity=first.parity if first else None,
             environment=self._environment,

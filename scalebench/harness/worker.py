@@ -21,8 +21,11 @@ from scalebench.harness.phase import Phase
 from scalebench.harness.placement import Place, barrier, process_group, take_place
 from scalebench.harness.window import Meters, Row, run_row
 from scalebench.meters.device import Sampler
-from scalebench.meters.memory import held_bytes, read_peaks, resident_bytes
-from scalebench.records.record import MemoryFacts, RankFacts, WorkloadFacts
+from scalebench.meters.memory import read_peaks, resident_bytes
+from scalebench.records.memory import MemoryFacts
+from scalebench.records.record import RankFacts, WorkloadFacts
+from scalebench.records.theory import TheoryFacts
+from scalebench.scheme import model_of, scheme_of
 from scalebench.spec import RunSpec
 from scalebench.strategies.base import Strategy
 from scalebench.workloads.base import SampleSource, Workload
@@ -98,17 +101,18 @@ def measure(spec: RunSpec, strategy: Strategy, place: Place, phase: Phase, stage
     meters = Meters(place=place, phase=phase)
     row = run_row(step, batches, spec, place, meters)
     stages.mark("first_step", row.chunks[0].step_end_ns[0])
-    memory = read_peaks(place.device, resident_before).model_copy(update=held_bytes(step))
+    memory = read_peaks(place.device, resident_before)
     skipped = step.skipped_steps()
     phase.enter("diagnostics")
     found = diagnose(step, batches, spec, place.device, partial(barrier, place.device))
-    memory = memory.model_copy(update={"tensor_peak": found.tensor_peak})
+    memory = memory.model_copy(update=found.memory)
     report = Report(
         window=row.window,
-        facts=rank_facts(place, row, meters, memory, skipped, stages).model_copy(update={"phases": found.phases}),
+        facts=rank_facts(place, row, meters, memory, skipped, stages).model_copy(update=found.facts),
         contract=found.contract,
         contradictions=found.contradictions,
         workload=workload_facts(workload, source),
+        theory=theory_facts(workload, spec) if place.rank == 0 else None,
         unmatched=list(strategy.unmatched(spec.train_config(), spec.device, place.world_size)),
     )
     step.close()
@@ -170,7 +174,15 @@ def workload_facts(workload: Workload, source: SampleSource) -> WorkloadFacts:
         item=workload.item,
         items_per_sample=workload.items_per_sample,
         flops_per_sample=workload.flops_per_sample(),
+        causal_flops_per_sample=workload.flops_per_sample(causal=True),
+        recomputed_flops_per_sample=workload.recomputed_flops_per_sample(),
         data_name=source.name,
         data_sha256=source.sha256,
         data_samples=len(source),
     )
+
+
+def theory_facts(workload: Workload, spec: RunSpec) -> TheoryFacts:
+    """What theory needs to know of this run."""
+    model = model_of(workload, whole_regions=spec.compile)
+    return TheoryFacts(model=model, scheme=scheme_of(spec, model), saved=workload.saved_activations())

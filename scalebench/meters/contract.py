@@ -36,14 +36,24 @@ UNCOMPILED_NOTE = "compiled regions ran uncompiled under observation, so FLOPs a
 
 
 def observe(step: TrainStep, micro_batches: Sequence[Batch], spec: RunSpec, device: torch.device) -> Contract:
-    """Run one optimizer step under observation and say what happened. Collective, and off the clock: it is slow.
+    """Run one optimizer step under observation and say what happened; see `watch`."""
+    return contract_of(watch(step, micro_batches, device), step, spec, device)
+
+
+def watch(step: TrainStep, micro_batches: Sequence[Batch], device: torch.device) -> StepObserver:
+    """Run one optimizer step under observation. Collective, and off the clock: it is slow.
 
     The step must have run before, so that nothing is set up lazily in this one. It trains the model one step further.
     """
-    regions = compat.compiled_graphs()
     observer = StepObserver(step, device)
-    with uncompiled(regions > 0), observer.watching():
+    with uncompiled(compat.compiled_graphs() > 0), observer.watching():
         step(micro_batches)
+    return observer
+
+
+def contract_of(observer: StepObserver, step: TrainStep, spec: RunSpec, device: torch.device) -> Contract:
+    """What `observer` saw in a step."""
+    regions = compat.compiled_graphs()
     return Contract(
         **precision(step, observer, device),
         **communication(observer, spec),

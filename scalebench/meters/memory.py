@@ -4,14 +4,11 @@ rest."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from scalebench.records.record import MemoryFacts
-from scalebench.strategies.base import TrainStep
+from scalebench.records.memory import MemoryFacts
 
 
 def resident_bytes() -> int | None:
@@ -25,9 +22,10 @@ def resident_peak_bytes() -> int | None:
 
 
 def reset_peaks(device: torch.device) -> None:
-    """Let the peaks begin here. On CUDA this is a counter of the host's allocator: nothing is synchronised."""
+    """Let peaks and counts begin here. On CUDA they are counters of the host's allocator: nothing is synchronised."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+        torch.cuda.reset_accumulated_memory_stats(device)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -38,31 +36,10 @@ def read_peaks(device: torch.device, resident_before: int | None) -> MemoryFacts
     return MemoryFacts(
         allocated_peak=torch.cuda.max_memory_allocated(device) if cuda else None,
         reserved_peak=torch.cuda.max_memory_reserved(device) if cuda else None,
+        allocation_retries=torch.cuda.memory_stats(device)["num_alloc_retries"] if cuda else None,
         resident_peak=resident_peak_bytes(),
         resident_before=resident_before,
     )
-
-
-def held_bytes(step: TrainStep) -> dict[str, int]:
-    """Bytes this rank's parameters, gradients and optimizer state hold between two steps, each storage counted once."""
-    parameters = list(step.module.parameters())
-    state = [v for values in step.optimizer.state.values() for v in values.values() if isinstance(v, Tensor)]
-    return {
-        "parameters": storage_bytes(parameters),
-        "gradients": storage_bytes(p.grad for p in parameters if p.grad is not None),
-        "optimizer_state": storage_bytes(state),
-    }
-
-
-def storage_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of the distinct storages behind `tensors`; of a DTensor, its local shard."""
-    seen: dict[int, int] = {}
-    for tensor in tensors:
-        local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-        storage = local.untyped_storage()
-        seen[storage.data_ptr()] = storage.nbytes()
-    seen.pop(0, None)
-    return sum(seen.values())
 
 
 def _status_bytes(field: str) -> int | None:

@@ -17,36 +17,18 @@ from typing import Literal
 
 from pydantic import Field
 
+from scalebench.records.communication import CommunicationFacts
 from scalebench.records.device import NetworkFacts, SensorFacts
 from scalebench.records.facts import Facts
+from scalebench.records.memory import MemoryFacts
 from scalebench.records.phases import PhaseFacts
+from scalebench.records.theory import TheoryFacts
 from scalebench.spec import RunSpec
 
 SCHEMA = 1
 METHOD = 2
 
 Status = Literal["ok", "oom", "unsupported", "timeout", "failed", "interrupted"]
-
-
-class MemoryFacts(Facts):
-    """Peak memory of one rank over the timed window, in bytes; None where the device cannot say.
-
-    Attributes:
-        allocated_peak, reserved_peak: of the CUDA caching allocator.
-        resident_peak: largest resident set of the process (VmHWM), imports included.
-        resident_before: resident set just before the model was built.
-        tensor_peak: on CPU, the most bytes held by tensors at once during one diagnostic step after the window.
-        parameters, gradients, optimizer_state: bytes this rank holds for them at rest, by storage.
-    """
-
-    allocated_peak: int | None = None
-    reserved_peak: int | None = None
-    resident_peak: int | None = None
-    resident_before: int | None = None
-    tensor_peak: int | None = None
-    parameters: int | None = None
-    gradients: int | None = None
-    optimizer_state: int | None = None
 
 
 class ChunkFacts(Facts):
@@ -111,6 +93,7 @@ class RankFacts(Facts):
     interop_threads: int
     affinity: list[int] | None = None
     memory: MemoryFacts = Field(default_factory=MemoryFacts)
+    communication: CommunicationFacts | None = None
     startup_seconds: dict[str, float] = Field(default_factory=dict)
     cpu_seconds: float | None = None
     host_busy_seconds: float | None = None
@@ -158,12 +141,18 @@ class Contract(Facts):
 
 
 class WorkloadFacts(Facts):
-    """The model and the data that ran. `item` is what throughput counts (`token`, `image`)."""
+    """The model and the data that ran. `item` is what throughput counts (`token`, `image`).
+
+    `flops_per_sample` counts forward and backward with full attention, `causal_flops_per_sample` only the keys that
+    each query may see; `recomputed_flops_per_sample` is what activation checkpointing adds. None: unknown.
+    """
 
     parameters: int
     item: str
     items_per_sample: int
     flops_per_sample: float | None = None
+    causal_flops_per_sample: float | None = None
+    recomputed_flops_per_sample: float | None = None
     data_name: str
     data_sha256: str | None = None
     data_samples: int
@@ -228,6 +217,7 @@ class Record(Facts):
     contract: Contract | None = None
     unmatched: list[str] = Field(default_factory=list)
     window: WindowFacts | None = None
+    theory: TheoryFacts | None = None
     ranks: list[RankFacts] = Field(default_factory=list)
     parity: ParityFacts | None = None
     environment: dict[str, object] = Field(default_factory=dict)

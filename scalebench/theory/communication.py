@@ -109,7 +109,11 @@ def _replicated(model: Model, scheme: Scheme, ddp: Replicated) -> Iterator[Colle
 
 
 def ddp_buckets(ready: Sequence[Parameter], ddp: Replicated, element_bytes: int) -> list[list[Parameter]]:
-    """`ready` in DistributedDataParallel's buckets: each is closed by the gradient with which it reaches its size."""
+    """`ready` in DistributedDataParallel's buckets: each is closed by the gradient with which it reaches its size.
+
+    torch goes by the order in which gradients get ready; taken here for the reverse of registration, which may put a
+    boundary elsewhere and make one bucket more or less, of the same bytes in all.
+    """
     buckets: list[list[Parameter]] = [[]]
     size, limit = 0, ddp.first_bucket_bytes
     for parameter in ready:

@@ -38,3 +38,11 @@ def gpt_flops_per_sample(
         num_layers=num_layers, hidden_size=hidden_size, context_length=context_length, causal=causal
     )
     return 3 * context_length * (2 * weights + attention)
+
+
+def gpt_recomputed_flops_per_sample(*, num_layers: int, hidden_size: int, context_length: int) -> float:
+    """FLOPs that checkpointing every block adds to one sample: its forward pass again (Chen et al. 2016,
+    arXiv:1604.06174), up to the input of its last product (4 d² weights of the MLP), where torch stops."""
+    weights = num_layers * (12 - 4) * hidden_size**2
+    attention = attention_flops_per_token(num_layers=num_layers, hidden_size=hidden_size, context_length=context_length)
+    return context_length * (2 * weights + attention)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -70,6 +71,6 @@ class Model:
         groups = [[p for p in self.parameters if p.decays is decays] for decays in (True, False)]
         return [group for group in groups if group]
 
-    def pick(self, indices: tuple[int, ...]) -> list[Parameter]:
+    def pick(self, indices: Iterable[int]) -> list[Parameter]:
         """The parameters of these indices."""
         return [self.parameters[index] for index in indices]

@@ -32,6 +32,13 @@ def gathers(model: Model, zero: Zero, *, checkpointing: bool = False) -> list[li
     return _Coordinator(model, zero).run(passes(model.root, checkpointing=checkpointing))
 
 
+def most_gathered(model: Model, zero: Zero, *, checkpointing: bool = False) -> int:
+    """The most elements gathered, or on their way, at once."""
+    coordinator = _Coordinator(model, zero)
+    coordinator.run(passes(model.root, checkpointing=checkpointing))
+    return coordinator.most
+
+
 def persistent(model: Model, zero: Zero) -> list[int]:
     """The parameters (by index) that stay gathered on every rank, and are gathered again after each update."""
     return [i for i, p in enumerate(model.parameters) if p.elements <= zero.param_persistence_threshold]
@@ -88,6 +95,7 @@ class _Coordinator:
     in_flight: set[int] = field(default_factory=set)
     live: int = 0
     step: int = 0
+    most: int = 0
     calls: list[list[int]] = field(default_factory=list)
 
     def run(self, events: Sequence[Event]) -> list[list[int]]:
@@ -128,7 +136,9 @@ class _Coordinator:
         if indices:
             self.calls.append(sorted(indices))
             self.in_flight |= set(indices)
-            self.live += sum(p.elements for p in self.model.pick(tuple(indices)))
+            self.live += sum(p.elements for p in self.model.pick(indices))
+            here = self.gathered | self.in_flight
+            self.most = max(self.most, sum(p.elements for p in self.model.pick(here)))
 
     def _release(self, own: tuple[int, ...]) -> None:
         again = self._used_again_soon(set(own))

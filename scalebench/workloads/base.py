@@ -6,6 +6,7 @@ from typing import Protocol
 
 from scalebench.data.base import SampleSource as SampleSource
 from scalebench.strategies.base import Workload as StrategyWorkload
+from scalebench.theory.activations import Saved
 
 
 class Workload(StrategyWorkload, Protocol):
@@ -16,8 +17,17 @@ class Workload(StrategyWorkload, Protocol):
     items_per_sample: int
     default_micro_batch: int
 
-    def flops_per_sample(self) -> float | None:
-        """Model FLOPs of forward plus backward for one sample, recomputation not counted; None if unknown."""
+    def flops_per_sample(self, *, causal: bool = False) -> float | None:
+        """Model FLOPs of forward plus backward for one sample, recomputation not counted; None if unknown.
+
+        Attention is counted as full (PaLM's convention) unless `causal`, which counts the keys each query may see.
+        """
+
+    def recomputed_flops_per_sample(self) -> float | None:
+        """FLOPs that activation checkpointing adds for one sample; None if unknown."""
+
+    def saved_activations(self) -> Saved | None:
+        """What the forward pass of one sample keeps for the backward pass; None if unknown."""
 
     def parameter_count(self) -> int:
         """Parameters, tied ones counted once."""

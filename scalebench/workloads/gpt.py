@@ -16,7 +16,8 @@ from torch.nn import functional as F  # noqa: N812
 from scalebench.data.base import SampleSource
 from scalebench.data.tokens import open_tokens
 from scalebench.strategies.base import Batch
-from scalebench.theory.flops import gpt_flops_per_sample
+from scalebench.theory.activations import Saved, gpt_saved
+from scalebench.theory.flops import gpt_flops_per_sample, gpt_recomputed_flops_per_sample
 from scalebench.workloads.gpt_config import DEFAULT_MICRO_BATCH, GPTConfig
 
 INIT_STD = 0.02
@@ -142,14 +143,25 @@ class GPTWorkload:
 
     def flops_per_sample(self, *, causal: bool = False) -> float:
         """Model FLOPs of forward plus backward; attention counted as full unless `causal` (scalebench.theory.flops)."""
+        return gpt_flops_per_sample(**self._shape(), vocab_size=self.config.vocab_size, causal=causal)
+
+    def recomputed_flops_per_sample(self) -> float:
+        """FLOPs of running each block's forward pass again, but for its last product, which no backward pass needs."""
+        return gpt_recomputed_flops_per_sample(**self._shape())
+
+    def saved_activations(self) -> Saved:
+        """What the forward pass of one sample keeps (scalebench.theory.activations)."""
         config = self.config
-        return gpt_flops_per_sample(
-            num_layers=config.num_layers,
-            hidden_size=config.hidden_size,
+        return gpt_saved(
+            **self._shape(),
+            num_heads=config.num_heads,
             vocab_size=config.vocab_size,
-            context_length=config.context_length,
-            causal=causal,
+            dropout=config.dropout > 0,
         )
+
+    def _shape(self) -> dict[str, int]:
+        names = ("num_layers", "hidden_size", "context_length")
+        return {name: getattr(self.config, name) for name in names}
 
     def parameter_count(self) -> int:
         """Parameters, the tied embedding counted once."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from scalebench.records.memory import MemoryFacts
 from scalebench.records.record import (
     ChunkFacts,
     Contract,
-    MemoryFacts,
     ParityFacts,
     RankFacts,
     Record,
