@@ -38,8 +38,12 @@ class Holdings:
 
     def gradients(self) -> list[Tensor]:
         """The gradients that lie beside parameters, or in the backend's own buffers, now."""
-        beside = [parameter.grad for parameter in self._step.module.parameters() if parameter.grad is not None]
-        return [*beside, *compat.gradient_buffers(self._step.module)]
+        return [*self._beside_parameters(), *compat.gradient_buffers(self._step.module)]
+
+    def _beside_parameters(self) -> list[Tensor]:
+        """Gradients of the module's parameters; what FSDP1 computes with are views, and have none of their own."""
+        leaves = (parameter for parameter in self._step.module.parameters() if parameter.is_leaf)
+        return [parameter.grad for parameter in leaves if parameter.grad is not None]
 
     def optimizer_state(self) -> list[Tensor]:
         """The optimizer's tensors, and the masters seen so far."""
@@ -63,7 +67,7 @@ class Holdings:
         self.masters += fresh
         grads = [parameter.grad for parameter in fresh if parameter.grad is not None]
         if self.gradient_bytes is None:
-            grads += [parameter.grad for parameter in self._step.module.parameters() if parameter.grad is not None]
+            grads += self._beside_parameters()
             self.gradient_bytes = 0
         self.gradient_bytes += storage_bytes(grads)
 

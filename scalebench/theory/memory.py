@@ -14,7 +14,7 @@ from scalebench.theory import zero3
 from scalebench.theory.activations import Saved
 from scalebench.theory.communication import AFTER_BACKWARD_BUCKET, flat_elements, flat_group
 from scalebench.theory.model import Model, Parameter
-from scalebench.theory.scheme import FlatSharded, FullySharded, Replicated, Scheme, Zero
+from scalebench.theory.scheme import ElementBytes, FlatSharded, FullySharded, Replicated, Scheme, Zero
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,22 +146,22 @@ def _buffers(model: Model, scheme: Scheme) -> _Buffers:
         case FullySharded() as fsdp:
             ranks = fsdp.shard_ranks
             units = [ranks * sum(p.sharded_rows(ranks) for p in unit) for unit in _units(model)]
-            return _gathered(units, fsdp.reshard_ranks > 1, scheme)
+            return _gathered(units, ranks, fsdp.reshard_ranks > 1, scheme.bytes)
         case FlatSharded() as flat:
             units = [flat_elements(unit, scheme) for unit in _units(model)]
-            return _gathered(units, flat.reshard_after_forward, scheme)
+            return _gathered(units, scheme.ranks, flat.reshard_after_forward, scheme.bytes)
         case Zero() as zero:
             return _zero_buffers(model, scheme, zero)
 
 
-def _gathered(units: list[int], resharded: bool, scheme: Scheme) -> _Buffers:
+def _gathered(units: list[int], ranks: int, resharded: bool, element: ElementBytes) -> _Buffers:
     """The root stays gathered; with it two blocks, one of them on its way, or all of them and one on its way."""
     *blocks, root = units
-    if scheme.ranks == 1:
+    if ranks == 1:
         return _Buffers()
     largest = max(blocks, default=0)
     live = root + (min(2 * largest, sum(blocks)) if resharded else sum(blocks) + largest)
-    return _Buffers(standing=live * scheme.bytes.compute, in_transit=largest * scheme.bytes.reduce)
+    return _Buffers(standing=live * element.compute, in_transit=largest * element.reduce)
 
 
 def _zero_buffers(model: Model, scheme: Scheme, zero: Zero) -> _Buffers:

@@ -51,7 +51,7 @@ def share(spec: RunSpec) -> list[Batch]:
 
 @contextlib.contextmanager
 def running(spec: RunSpec, steps: int = 3) -> Iterator[tuple[TrainStep, list[Batch]]]:
-    """The step of `spec` after some steps, and its micro-batches. ZeRO-3 knows its order of use from the third one on."""
+    """The step of `spec` after some steps, and its micro-batches. ZeRO-3 knows its order of use from the third on."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ.setdefault("TORCH_EXTENSIONS_DIR", tempfile.gettempdir())
     workload = workloads.create(spec.workload, spec.size, spec.workload_options)

@@ -57,7 +57,19 @@ def sent_per_step(hosts: Sequence[str], specs: Sequence[str], folder: Path) -> l
     """Bytes sent per step by each host, one rank on each, for each spec (JSON)."""
     ranks = [
         subprocess.Popen(
-            ["ip", "netns", "exec", host, sys.executable, "-m", __name__, str(rank), str(len(hosts)), str(folder), *specs],
+            [
+                "ip",
+                "netns",
+                "exec",
+                host,
+                sys.executable,
+                "-m",
+                __name__,
+                str(rank),
+                str(len(hosts)),
+                str(folder),
+                *specs,
+            ],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": INTERFACE, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,

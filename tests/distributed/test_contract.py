@@ -18,7 +18,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from scalebench import strategies, workloads
 from scalebench.harness.runner import execute
 from scalebench.meters.contract import contradictions, observe
-from scalebench.meters.tensor_peak import TensorPeak, measure_tensor_peak
 from scalebench.records.record import Contract
 from scalebench.spec import PlannedRun, RunSpec
 from scalebench.strategies.base import Batch, Strategy, TrainStep, Workload
@@ -282,46 +281,6 @@ def test_checkpointing_computes_each_blocks_forward_a_second_time() -> None:
     last = config.num_layers * 2 * 4 * width**2 * tokens
     assert again.flops_per_step - plain.flops_per_step == forward - last
     assert (plain.recomputed, again.recomputed) == (0, config.num_layers * 2)
-
-
-def test_tensor_peak_of_one_process_is_what_torchs_allocator_says() -> None:
-    step, batches, _, _ = gpt()
-    at_rest = sum(p.numel() for p in step.module.parameters()) * 4 * 3  # parameters and two moments; gradients are new
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        step(batches)  # from here on the profiler knows what is freed
-        step(batches)
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = [0]
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held.append(held[-1] + event.nbytes())
-    measured = measure_tensor_peak(step, batches, CPU)
-    assert measured == pytest.approx(at_rest + max(held[len(held) // 2 :]), rel=0.005)
-
-
-def peak_and_rest(name: str) -> tuple[int, int]:
-    asked = spec(name)
-    step = prepared(asked)
-    tracker = TensorPeak()
-    batches = TOY.share(1, rank(), asked.accumulation)
-    with tracker:
-        step(batches)
-    peak = measure_tensor_peak(step, batches, CPU)
-    assert peak is not None
-    return peak, tracker.held()
-
-
-def peaks(names: list[str]) -> dict[str, tuple[int, int]]:
-    return {name: peak_and_rest(name) for name in names}
-
-
-@pytest.mark.distributed
-def test_tensor_peak_knows_buckets_and_shards() -> None:
-    parameters = 4 * sum(p.numel() for p in prepared(spec("single", 1)).module.parameters())
-    (alone,) = run_ranks(peaks, 1, ["single"])
-    for found in run_ranks(peaks, 2, ["ddp", "fsdp"]):
-        assert found["ddp"][0] - alone["single"][0] == pytest.approx(parameters, abs=64), "one bucket more"
-        whole, share = alone["single"][1], found["fsdp"][1]
-        assert share == pytest.approx(whole / 2, rel=0.1), "at rest half of everything"
 
 
 CHEAT = """
