@@ -55,21 +55,10 @@ def ip(*arguments: str) -> None:
 
 def sent_per_step(hosts: Sequence[str], specs: Sequence[str], folder: Path) -> list[list[float]]:
     """Bytes sent per step by each host, one rank on each, for each spec (JSON)."""
+    program = [sys.executable, "-m", __name__]
     ranks = [
         subprocess.Popen(
-            [
-                "ip",
-                "netns",
-                "exec",
-                host,
-                sys.executable,
-                "-m",
-                __name__,
-                str(rank),
-                str(len(hosts)),
-                str(folder),
-                *specs,
-            ],
+            ["ip", "netns", "exec", host, *program, str(rank), str(len(hosts)), str(folder), *specs],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": INTERFACE, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
