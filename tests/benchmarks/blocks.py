@@ -32,7 +32,7 @@ from scalebench.spec import RunSpec
 from tests.benchmarks import bare, tables
 from tests.benchmarks.pairs import Cell
 
-BLOCK_STEPS = 10
+BLOCK_STEPS = 5
 WARMUP_BLOCKS = 2
 ORDER = ("scalebench", "bare", "bare", "scalebench")
 

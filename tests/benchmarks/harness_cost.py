@@ -1,5 +1,6 @@
 """What scalebench's harness costs: its step time against that of a hand-written script under torchrun.
 
+\b
     python -m tests.benchmarks.harness_cost                # fresh-process pairs, and start-up from the same runs
     python -m tests.benchmarks.harness_cost --in-process   # both loops in turn inside the same processes
 
@@ -21,9 +22,9 @@ CELLS = "single:1,ddp:1,fsdp:1,deepspeed_stage_2:1,ddp:2,fsdp:2,deepspeed_stage_
 @click.command(help=__doc__)
 @click.option("--in-process", is_flag=True, help="Alternate blocks of steps inside the same processes.")
 @click.option("--cells", default=CELLS, show_default=True, metavar="STRATEGY:RANKS,...")
-@click.option("--rounds", default=6, show_default=True, help="Pairs of runs (in process: launches) of each cell.")
+@click.option("--rounds", default=5, show_default=True, help="Pairs of runs (in process: launches) of each cell.")
 @click.option("--warmup", default=20, show_default=True, help="Steps before the window of a fresh process.")
-@click.option("--steps", default=100, show_default=True, help="Steps in the window (in process: of each side).")
+@click.option("--steps", default=120, show_default=True, help="Steps in the window (in process: of each side).")
 @click.option("--seed", default=0, show_default=True, help="Of the order of runs.")
 @click.option("--results", type=click.Path(path_type=Path), default=Path("results/harness-cost"), show_default=True)
 @click.option("--show", is_flag=True, help="Measure nothing; print the tables of the facts in --results.")

@@ -26,5 +26,5 @@ def test_a_pair_trains_the_same_and_is_kept(tmp_path: Path, strategy: str) -> No
 def test_blocks_of_both_sides_alternate_in_one_process(tmp_path: Path) -> None:
     study = blocks.measure([Cell(strategy="single", ranks=1)], 2, 40, tmp_path, lambda message: None)
     assert blocks.Study.read(tmp_path) == study
-    assert [(len(launch.scalebench), len(launch.bare)) for launch in study.launches] == [(4, 4)] * 2
+    assert [(len(launch.scalebench), len(launch.bare)) for launch in study.launches] == [(8, 8)] * 2
     assert "| single | 1 | 2 |" in blocks.table(study.launches)
