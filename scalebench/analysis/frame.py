@@ -12,13 +12,16 @@ import pandas as pd
 
 from scalebench.records.record import Contract, Record
 from scalebench.records.store import load_records
+from scalebench.stats.within_run import autocorrelation_time
 
 from .cells import machine, not_measured_because, ordered
 from .device import gpu_state, traffic
 from .energy import cpu_energy, gpu_energy, joules_per_item
+from .instability import instabilities
 from .memory import KINDS, largest
 from .phases import PHASES, phase_times
 from .steps import data_wait_share, foreign_cpu_cores, window
+from .unsteady import precision_reached
 
 
 def load(path: str | Path = "results/") -> pd.DataFrame:
@@ -84,11 +87,17 @@ def _time(record: Record) -> dict[str, object]:
         "throughput_items_per_second": rate,
         "throughput_per_rank_items_per_second": None if rate is None else rate / record.spec.world_size,
         "window_seconds": measured.wall_seconds if measured else None,
+        "window_steps": measured.steps if measured else None,
+        "window_first_step": record.window.first_step if record.window else None,
+        "window_stopped": record.window.stopped if record.window else None,
+        "step_median_half_width": precision_reached(record),
+        "step_autocorrelation_steps": None if steps is None else autocorrelation_time(steps),
         "step_median_seconds": None if steps is None else float(np.median(steps)),
         "step_p95_seconds": None if steps is None else float(np.quantile(steps, 0.95)),
         "step_max_seconds": None if steps is None else float(steps.max()),
         "data_wait_share": data_wait_share(record),
         "foreign_cpu_cores": foreign_cpu_cores(record),
+        "instabilities": ", ".join(one.kind for one in instabilities(record)) if measured else None,
         "run_wall_seconds": record.wall_seconds,
     }
 

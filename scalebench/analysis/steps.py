@@ -28,6 +28,7 @@ class Window:
     Attributes:
         step_seconds: duration of each job step, shape (steps,); None where ranks share no clock (several hosts).
         before_seconds: the same of the steps before the window that must be like those in it, were warm-up over.
+        steps: how many.
         wall_seconds: duration of the steps together. Without a shared clock, the longest of the hosts' own: the true
             one is no longer than that.
         items: what throughput counts (tokens, images) over all ranks in the window; None when the record does not say.
@@ -37,6 +38,7 @@ class Window:
 
     step_seconds: npt.NDArray[np.float64] | None
     before_seconds: npt.NDArray[np.float64] | None
+    steps: int
     wall_seconds: float
     items: int | None
     whole_seconds: float
@@ -64,6 +66,7 @@ def window(record: Record) -> Window | None:
     return Window(
         step_seconds=None if shared is None else shared[timed],
         before_seconds=None if shared is None else shared[before][calm],
+        steps=int(timed.sum()),
         wall_seconds=wall,
         items=_items(record, int(timed.sum())),
         whole_seconds=max(end - opening for opening, end in host_windows(record).values()) * NANOSECONDS,

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from scalebench import compat
 from scalebench.harness.loop import Timeline, run_steps
 from scalebench.harness.phase import Phase
 from scalebench.harness.placement import Place, barrier
@@ -36,15 +37,19 @@ class Meters:
     network: NetworkFacts | None = None
     cpu_seconds: float | None = None
     host_busy_seconds: float | None = None
+    graphs: int = 0
+    compilations: int = 0
 
     def open(self) -> None:
         self.phase.enter("measuring")
         reset_peaks(self.place.device)
         self.traffic = read_traffic()
+        self.graphs = compat.compiled_graphs()
         self.opened = read_cpu_times()
 
     def close(self) -> None:
         self.network = read_traffic().since(self.traffic) if self.place.local_rank == 0 else None
+        self.compilations = compat.compiled_graphs() - self.graphs
         self.cpu_seconds, self.host_busy_seconds = read_cpu_times().since(self.opened)
 
 

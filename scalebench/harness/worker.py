@@ -144,6 +144,7 @@ def rank_facts(place: Place, row: Row, meters: Meters, memory: MemoryFacts, skip
         pid=os.getpid(),
         device_name=torch.cuda.get_device_name(place.device) if cuda else None,
         device_uuid=device_uuid(place.device),
+        device_memory_bytes=torch.cuda.get_device_properties(place.device).total_memory if cuda else None,
         clock="cuda-event" if cuda else "monotonic",
         chunks=row.chunk_facts(),
         step_end_ns=row.joined(lambda timeline: timeline.step_end_ns),
@@ -158,6 +159,7 @@ def rank_facts(place: Place, row: Row, meters: Meters, memory: MemoryFacts, skip
         startup_seconds=stages.seconds,
         cpu_seconds=meters.cpu_seconds,
         host_busy_seconds=meters.host_busy_seconds,
+        window_compilations=meters.compilations,
         network=meters.network,
     )
 

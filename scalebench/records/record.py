@@ -71,6 +71,8 @@ class RankFacts(Facts):
         cpu_seconds: CPU time of this process and its loader's workers over the window.
         host_busy_seconds: CPU time of everything on the host over the same window (from /proc/stat); None where
             unreadable. What the ranks of a host did not use, others did.
+        device_memory_bytes: what the GPU has in all; None on a CPU.
+        window_compilations: graphs that torch.compile made in the window.
         sensors: of the GPU that this rank computed on; on a host's first rank also those of its CPUs.
         phases: of some steps right after the window; None where a backend's phases cannot be told apart.
         network: on a host's first rank, the traffic of its interfaces around the window.
@@ -82,6 +84,7 @@ class RankFacts(Facts):
     pid: int
     device_name: str | None = None
     device_uuid: str | None = None
+    device_memory_bytes: int | None = None
     clock: Literal["monotonic", "cuda-event"] = "monotonic"
     chunks: list[ChunkFacts]
     step_end_ns: list[int]
@@ -97,6 +100,7 @@ class RankFacts(Facts):
     startup_seconds: dict[str, float] = Field(default_factory=dict)
     cpu_seconds: float | None = None
     host_busy_seconds: float | None = None
+    window_compilations: int | None = None
     sensors: list[SensorFacts] = Field(default_factory=list)
     network: NetworkFacts | None = None
     phases: PhaseFacts | None = None

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from scalebench.analysis.cells import Cell, items_per_second, not_measured_because
+from scalebench.analysis.instability import instabilities
 from scalebench.analysis.scaling import against_single
-from scalebench.analysis.steps import foreign_cpu_cores
+from scalebench.analysis.unsteady import Instability
 from scalebench.records.record import Record
 from scalebench.stats.ranking import LEAST_PROCESSES, Ranking, rank
 
@@ -16,8 +17,6 @@ from .experiments import Experiment, experiments
 from .text import change, figure, listing, percent, plural, times, with_interval
 
 ADVISED_REPEATS = 5
-BUSY_CORES = 0.7
-"""Foreign load above which step times can vary by a third (docs/metrics.md): a difference may be the neighbours'."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,11 +140,17 @@ def why_not_measured(cell: Cell) -> str:
 
 
 def _cautions(experiment: Experiment) -> list[str]:
-    load = [cores for cell in experiment.measured for r in cell.measured if (cores := foreign_cpu_cores(r)) is not None]
-    busy = sum(cores > BUSY_CORES for cores in load)
-    if not busy or experiment.unit == "GPU":
-        return []
-    return [
-        f"caution: other programs kept more than {BUSY_CORES} cores busy during {busy} of {len(load)} runs "
-        f"(up to {figure(max(load), 2)}); measure on a quiet machine before deciding by small differences"
-    ]
+    """A line per kind of instability: in how many runs, the worst of them, and what to do."""
+    runs = [(cell, record) for cell in experiment.cells for record in cell.records if record.status == "ok"]
+    found: dict[str, list[tuple[Instability, Cell]]] = {}
+    for cell, record in runs:
+        for one in instabilities(record):
+            found.setdefault(one.kind, []).append((one, cell))
+    return [_caution(experiment, instances, len(runs)) for instances in found.values()]
+
+
+def _caution(experiment: Experiment, instances: Sequence[tuple[Instability, Cell]], runs: int) -> str:
+    worst, cell = max(instances, key=lambda instance: instance[0].size)
+    where = f"{experiment.names[cell]} on {plural(cell.spec.world_size, experiment.unit)}, {cell.precision}"
+    often = f"in {len(instances)} of {plural(runs, 'run')}" + (", at worst" if len(instances) > 1 else "")
+    return f"caution: {worst.kind} {often} ({where}): {worst.seen}. To do: {worst.advice}"

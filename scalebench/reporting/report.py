@@ -15,6 +15,7 @@ from .answers import answers
 from .environment import environment_table, sessions_line
 from .experiments import Experiment, experiments, hardware, hardware_name
 from .markdown import bullets, heading, image, markdown_table
+from .outcomes import outcomes
 from .plots import drawing_settings, save, write_plots
 from .probe import probe_tables
 from .probe_plots import probe_plots
@@ -108,6 +109,7 @@ def _experiment(experiment: Experiment, parity: Sequence[Record], plots: Sequenc
     if contracts is None:
         yield "Contract: n/a, nothing was observed on the running models."
     yield from _section(evidence.unmatched(experiment), level=3)
+    yield from _section(outcomes(experiment), level=3)
     yield from _section(evidence.not_measured(experiment), level=3)
 
 

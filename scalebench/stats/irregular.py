@@ -50,13 +50,17 @@ class Modes:
 
 
 def stalls(durations: Series) -> Stalls | None:
-    """The steps that are far slower than the median; None when there are none."""
+    """The steps that are far slower than the median; None when there are none.
+
+    None also when they are many and not periodic: then they are a second typical time.
+    """
     series = np.asarray(durations, dtype=float)
     where = np.flatnonzero(_stalled(series))
-    if not len(where):
+    period = _period(where)
+    if not len(where) or (period is None and len(where) > LEAST_MODE * len(series)):
         return None
     lost = float((series[where] - np.median(series)).sum() / series.sum())
-    return Stalls(count=len(where), lost=lost, period=_period(where))
+    return Stalls(count=len(where), lost=lost, period=period)
 
 
 def two_modes(durations: Series) -> Modes | None:
@@ -65,7 +69,8 @@ def two_modes(durations: Series) -> Modes | None:
     Silverman's bandwidth (1986), which suits one normal peak and flattens two, times `SHARPENED`.
     """
     series = np.asarray(durations, dtype=float)
-    series = series[~_stalled(series)]
+    stalled = _stalled(series)
+    series = series[~stalled] if stalled.mean() <= LEAST_MODE else series
     if len(series) < LEAST_STEPS or np.ptp(series) < LEAST_SEPARATION * np.median(series):
         return None
     grid = np.linspace(series.min(), series.max(), _GRID)

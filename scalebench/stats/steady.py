@@ -8,7 +8,7 @@ import numpy as np
 
 from .within_run import Series, autocorrelation_time, drift
 
-SETTLED_ERRORS = 2.5
+SETTLED_ERRORS = 3.0
 """Standard errors by which the median of the steps before the window may differ from the window's."""
 LEAST_SHIFT = 0.005
 """A difference smaller than this share of the median is not looked for."""

@@ -106,7 +106,7 @@ def test_a_busy_machine_is_a_caution() -> None:
     record = make_record(make_spec(), 0.01)
     busy = record.ranks[0].model_copy(update={"cpu_seconds": 0.04, "host_busy_seconds": 0.1})
     lines = answer([record.model_copy(update={"ranks": [busy]})])
-    assert any("caution: other programs" in line for line in lines)
+    assert any("caution: CPU taken by others" in line for line in lines)
 
 
 def test_an_interval_that_says_nothing_is_not_printed_as_digits() -> None:

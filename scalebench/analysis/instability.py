@@ -1,0 +1,126 @@
+"""What speaks against a run's figure, and what to do about it: from its step times, its counters and its sensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from scalebench.records.record import Record
+
+from .device import THROTTLE_REASONS, gpu_state
+from .steps import foreign_cpu_cores
+from .unsteady import Instability, of_steps
+
+BUSY_CORES = 0.3
+"""Foreign load on the cores of CPU ranks. A program that wants a core which a rank wants too gets half of it."""
+LEAST_THROTTLED = 0.1
+"""Share of the window in which clocks were held back."""
+NEARLY_FULL = 0.95
+"""Share of the device's memory from which the allocator begins to search, free and wait."""
+HELD_BACK = {name for bit, name in THROTTLE_REASONS.items() if bit not in (0x1, 0x2, 0x100)}
+"""Reasons that come by themselves: idleness and clocks that somebody set are none."""
+
+
+def instabilities(record: Record) -> list[Instability]:
+    """Everything that speaks against the figure of a run that ended ok; nothing for any other record."""
+    if record.kind != "run" or record.status != "ok":
+        return []
+    return [*of_steps(record), *of_machine(record)]
+
+
+def of_machine(record: Record) -> Iterator[Instability]:
+    """What counters and sensors show; what none of them told is not looked for."""
+    found = (taken_cpu(record), *gpu_neighbours(record), recompiled(record), retried(record), nearly_full(record))
+    yield from (one for one in (*found, oversubscribed(record)) if one)
+
+
+def taken_cpu(record: Record) -> Instability | None:
+    """Other programs ran on the cores of CPU ranks."""
+    cores = foreign_cpu_cores(record)
+    if record.spec.device != "cpu" or cores is None or cores < BUSY_CORES:
+        return None
+    return Instability(
+        kind="CPU taken by others",
+        seen=f"other programs kept {cores:.2g} cores busy",
+        advice="end them, or measure when the machine is quiet, before deciding by small differences",
+        size=cores,
+    )
+
+
+def gpu_neighbours(record: Record) -> Iterator[Instability | None]:
+    """Other processes on the GPUs, and clocks held back."""
+    state = gpu_state(record)
+    if state and state.other_processes:
+        yield Instability(
+            kind="other GPU processes",
+            seen=f"{state.other_processes} other compute processes on a GPU of the run",
+            advice="end them (nvidia-smi shows them), or choose other GPUs with CUDA_VISIBLE_DEVICES",
+            size=state.other_processes,
+        )
+    throttled = {name: share for name, share in ((state and state.throttled) or {}).items() if name in HELD_BACK}
+    name = max(throttled, key=lambda reason: throttled[reason], default=None)
+    if name and throttled[name] >= LEAST_THROTTLED:
+        yield Instability(
+            kind="throttled clocks",
+            seen=f"clocks were held back in {throttled[name]:.0%} of the window: {name}",
+            advice="improve cooling or raise the power limit, or lock clocks below that (nvidia-smi --lock-gpu-clocks)",
+            size=throttled[name],
+        )
+
+
+def recompiled(record: Record) -> Instability | None:
+    """torch.compile made graphs inside the window."""
+    count = largest(rank.window_compilations for rank in record.ranks)
+    if not count:
+        return None
+    return Instability(
+        kind="recompiled",
+        seen=f"{count} graphs were compiled inside the window",
+        advice="find what changes from step to step (TORCH_LOGS=recompiles), or warm up longer (--warmup-steps)",
+        size=count,
+    )
+
+
+def retried(record: Record) -> Instability | None:
+    """The CUDA allocator had to give memory back and ask again."""
+    count = largest(rank.memory.allocation_retries for rank in record.ranks)
+    if not count:
+        return None
+    return Instability(
+        kind="allocator retries",
+        seen=f"the CUDA allocator freed its cache and tried again {count} times, which waits for the GPU",
+        advice="a smaller --micro-batch, --activation-checkpointing, or a strategy that shards more",
+        size=count,
+    )
+
+
+def nearly_full(record: Record) -> Instability | None:
+    """Little of the device's memory was left."""
+    shares = [
+        rank.memory.reserved_peak / rank.device_memory_bytes
+        for rank in record.ranks
+        if rank.memory.reserved_peak and rank.device_memory_bytes
+    ]
+    share = max(shares, default=0.0)
+    if share < NEARLY_FULL:
+        return None
+    return Instability(
+        kind="memory nearly full",
+        seen=f"{share:.0%} of a GPU's memory was reserved",
+        advice="a smaller --micro-batch or --activation-checkpointing before trusting the speed",
+        size=share,
+    )
+
+
+def oversubscribed(record: Record) -> Instability | None:
+    """Ranks had to share cores."""
+    if not record.oversubscribed:
+        return None
+    return Instability(
+        kind="oversubscribed",
+        seen=f"{record.spec.world_size} ranks had fewer cores than threads",
+        advice="ask for no more ranks than cores (--gpus); such runs show that it works, never how fast",
+    )
+
+
+def largest(values: Iterable[int | None]) -> int:
+    return max((value for value in values if value is not None), default=0)
