@@ -18,9 +18,9 @@ endif
 
 .PHONY: bench bench-harness test test-all check lint docs clean installed-run installed-test installed-lint
 
-bench: installed-run  ## measure the reference matrix and write results/bench/report.md with its plots
+bench: installed-run  ## measure what is not yet measured of the reference matrix and write the report; all of it: FLAGS=--no-resume
 	# Exit code 3 says that some cell did not end ok (DeepSpeed may be missing): the others are reported all the same.
-	$(run) -m scalebench run --config bench.toml --results $(RESULTS) || [ $$? -eq 3 ]
+	$(run) -m scalebench run --config bench.toml --results $(RESULTS) $(FLAGS) || [ $$? -eq 3 ]
 	$(run) -m scalebench report --results $(RESULTS)
 
 bench-harness: installed-test  ## what the harness costs beside a hand-written torchrun script; on a quiet machine

@@ -125,6 +125,11 @@ class PlannedRun(BaseModel):
     repeat: int = Field(default=0, ge=0)
     kind: Literal["run", "parity"] = "run"
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Cell id and kind: the same for runs that repeat each other."""
+        return self.spec.cell_id, self.kind
+
 
 class ProbeSpec(BaseModel):
     """One probe of a machine: ranks as a RunSpec places them, and how long it may take.

@@ -7,15 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from scalebench.records.environment import machine_facts
 from scalebench.records.probe import Probe
 from scalebench.records.record import Record
 from scalebench.spec import RunSpec
 from scalebench.stats.intervals import Estimate, geometric_mean, geometric_ratio
 
 from .steps import window
-
-MACHINE_FACTS = ("cpu_model", "cores", "gpus", "driver", "cuda", "nccl", "torch", "deepspeed", "python")
-"""What must be the same before two figures are pooled or compared. Host names are not: containers change them."""
 
 NOT_A_SETTING = {"timeout_seconds", "debug"}
 STRATEGY_FIELDS = {"strategy", "strategy_options", "grad_sync"}
@@ -124,10 +122,8 @@ def setting(record: Record, without: Iterable[str] = ()) -> str:
 
 
 def machine(record: Record | Probe) -> dict[str, object]:
-    """The facts of machine and software that a speed depends on; `gpus` are the kinds, not how many are visible."""
-    facts = {name: record.environment.get(name) for name in MACHINE_FACTS}
-    gpus = facts["gpus"]
-    return facts | {"gpus": sorted(set(gpus)) if isinstance(gpus, list) else gpus}
+    """The facts of machine and software that a speed depends on."""
+    return machine_facts(record.environment)
 
 
 def ratio(top: Cell, bottom: Cell, value: Value) -> Comparison:

@@ -14,20 +14,23 @@ import click
 from scalebench.cli.asking import Asked, read_asked, read_assignments
 from scalebench.cli.flags import request_flags
 from scalebench.cli.summary import (
-    SUMMARY_HEADS,
     Finished,
     describe_plan,
+    describe_standing,
     exit_code,
     parity_lines,
     problems,
-    summary_rows,
+    summary,
+    where_recorded,
 )
 from scalebench.cli.tables import print_table
 from scalebench.errors import EXIT_CELL_NOT_OK, EXIT_OK, UserError
+from scalebench.harness.resume import Standing, standing
 from scalebench.machine import Machine, detect
 from scalebench.matrix import DEFAULT_REPEATS, Request, RequestError, plan, resolve
 from scalebench.records.environment import DEBUG_VARIABLES
 from scalebench.records.record import Record
+from scalebench.records.store import reserved
 from scalebench.spec import PlannedRun, RunSpec
 from scalebench.terminal import open_progress
 
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from scalebench.harness.runner import Progress
 
 DEFAULT_RESULTS = "results"
+WAITING = "another session measures into this results folder; waiting for its end, since each would disturb the other."
 
 HELP = """Measure strategies on this machine and record every run.
 
@@ -112,19 +116,33 @@ def repeats_of(request: Request) -> int:
 
 
 def measure(asked: Asked, request: Request, machine: Machine, json_lines: bool) -> int:
-    """Plan, run and report, on this machine alone."""
+    """Plan, run what is left of the plan, and report all of it, on this machine alone."""
     specs = cells_of(asked, request, machine)
     runs = plan(specs, repeats_of(request), specs[0].seed, parity=bool(request.parity))
     if not runs:
         raise UserError("nothing to check: `single` is what the others are checked against. Name other strategies.")
     tell(describe_plan(specs, len(runs), machine))
-    progress = open_progress()
-    try:
-        with progress:
-            execute(runs, request, progress)
-    finally:  # what has ended is shown even when something stops the rest
-        show(progress.finished, json_lines)
+    with reserved(results_folder(request), waiting=lambda: tell([WAITING])):
+        found = standing_of(runs, asked, request)
+        tell(describe_standing(found, len(runs)))
+        progress = open_progress(found.recorded)
+        try:
+            with progress:
+                if found.left:
+                    execute(found.left, request, progress)
+        finally:  # what has ended is shown even when something stops the rest
+            show(progress.finished, json_lines)
     return exit_code([record for record, _ in progress.finished])
+
+
+def standing_of(runs: Sequence[PlannedRun], asked: Asked, request: Request) -> Standing:
+    """How far the plan has come: not at all where it is to be measured anew."""
+    if request.retry and request.resume is False:
+        raise asked.located(RequestError(("retry",), "--no-resume measures everything anew. Leave one of them out."))
+    by_default = asked.file is not None or request.retry is not None
+    if not (by_default if request.resume is None else request.resume):
+        return Standing(left=runs)
+    return standing(runs, results_folder(request), request.retry or ())
 
 
 def work(asked: Asked, request: Request, machine: Machine, json_lines: bool) -> int:
@@ -161,9 +179,10 @@ def is_worker(environment: Mapping[str, str]) -> bool:
 
 def alone(request: Request, world_size: int) -> Request:
     """`request` as one launch of `world_size` ranks carries it out. Raises UserError for what needs several."""
-    if request.parity or (request.repeats or 1) > 1:
+    if request.parity or (request.repeats or 1) > 1 or request.resume or request.retry:
         raise UserError(
-            "under a launcher one run is made per launch. Leave --parity and --repeats out, launch it again."
+            "under a launcher one run is made per launch, anew. Leave --parity, --repeats, --resume and --retry out, "
+            "and launch it again."
         )
     if request.gpus not in (None, (world_size,), ("all",)):
         raise UserError(f"the launcher started {world_size} ranks. Leave --gpus out.")
@@ -210,9 +229,9 @@ def show(finished: Finished, json_lines: bool) -> None:
             click.echo(record.model_dump_json())
     else:
         if any(record.kind == "run" for record in records):
-            print_table(SUMMARY_HEADS, summary_rows(records))
+            print_table(*summary(records))
             click.echo()
-        for line in [*parity_lines(records), *answer(records), f"Records: {finished[0][1].parent}"]:
+        for line in [*parity_lines(records), *answer(records), where_recorded(finished)]:
             click.echo(line)
     tell(problems(finished))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from scalebench import strategies
+from scalebench.cli.wording import count, head, place, plain, shared, shown, telling, varying
 from scalebench.errors import EXIT_CELL_NOT_OK, EXIT_INTERRUPTED, EXIT_OK
+from scalebench.harness.resume import Standing
 from scalebench.machine import Machine
 from scalebench.records.record import Record
 from scalebench.spec import RunSpec
@@ -28,30 +30,42 @@ AXES = ("strategy", "world_size", "precision", "micro_batch", "accumulation", "g
 
 def describe_plan(specs: Sequence[RunSpec], runs: int, machine: Machine) -> list[str]:
     """The resolved values: those that all cells share, then a row per cell, then what to know before it starts."""
-    values = [_values(spec) for spec in specs]
-    shared = [key for key in values[0] if key not in AXES and all(v[key] == values[0][key] for v in values)]
-    columns = [*AXES, *(key for key in values[0] if key not in AXES and key not in shared)]
-    heading = f"{_count(len(specs), 'cell')}, {_count(runs, 'run')} in blocks shuffled by seed {specs[0].seed}"
+    columns = list(dict.fromkeys([*AXES, *varying(specs)]))
+    heading = f"{count(len(specs), 'cell')}, {count(runs, 'run')} in blocks shuffled by seed {specs[0].seed}"
     return [
         f"{heading}; on {where(machine)}",
-        *(f"  {key}: {_plain(values[0][key])}" for key in shared),
-        *_aligned([columns, *([_plain(row[key]) for key in columns] for row in values)]),
+        *(f"  {name}: {plain(value)}" for name, value in shared(specs) if name not in AXES),
+        *_aligned([columns, *(shown(spec, columns) for spec in specs)]),
         *cautions(specs, machine),
     ]
 
 
-def _values(spec: RunSpec) -> dict[str, Any]:
-    """A spec's fields in the words a person reads; a length that is left to the steps says what ends it."""
-    said = spec.model_dump(mode="json") | {"global_batch": spec.global_batch}
-    open_ended = {"warmup_steps": "until steady", "steps": f"until the median is known to {spec.target_precision}"}
-    return said | {name: words for name, words in open_ended.items() if said[name] is None}
+def describe_standing(found: Standing, planned: int) -> list[str]:
+    """What of a plan of `planned` runs is there already, and how to measure it again all the same."""
+    lines = [f"damaged, not counted: {path}: {reason}" for path, reason in found.damaged]
+    if not found.recorded:
+        return lines
+    lines.append(f"resuming: {planned - len(found.left)} of {count(planned, 'run')} are recorded already.")
+    if not found.left:
+        lines.append("nothing is left to measure; --no-resume measures everything anew.")
+    endings = Counter(record.status for record, _ in found.recorded if record.status != "ok")
+    if endings:
+        listed = ", ".join(f"{count} {status}" for status, count in endings.items())
+        lines.append(f"of these {listed}; --retry {','.join(endings)} runs them again.")
+    return lines
+
+
+def where_recorded(finished: Finished) -> str:
+    """The folders of the records, the latest first."""
+    folders = dict.fromkeys(str(path.parent) for _, path in reversed(finished))
+    return f"Records: {', '.join(folders)}"
 
 
 def where(machine: Machine) -> str:
     """The machine in a few words."""
     if machine.device == "cpu":
-        return f"{_count(machine.cores, 'core')}: no GPU is used, ranks are CPU processes over gloo"
-    return f"{_count(machine.gpu_count, 'GPU')} ({', '.join(dict.fromkeys(machine.gpu_names)) or 'name unknown'})"
+        return f"{count(machine.cores, 'core')}: no GPU is used, ranks are CPU processes over gloo"
+    return f"{count(machine.gpu_count, 'GPU')} ({', '.join(dict.fromkeys(machine.gpu_names)) or 'name unknown'})"
 
 
 def cautions(specs: Sequence[RunSpec], machine: Machine) -> list[str]:
@@ -60,7 +74,7 @@ def cautions(specs: Sequence[RunSpec], machine: Machine) -> list[str]:
     found = []
     if machine.device == "cpu" and most > machine.cores:
         found.append(
-            f"oversubscribed: {most} ranks on {_count(machine.cores, 'core')}; "
+            f"oversubscribed: {most} ranks on {count(machine.cores, 'core')}; "
             "such runs are marked and no efficiency is computed from them."
         )
     if specs[0].debug:
@@ -68,19 +82,17 @@ def cautions(specs: Sequence[RunSpec], machine: Machine) -> list[str]:
     return found
 
 
-SUMMARY_HEADS = ("strategy", "ranks", "precision", "global batch", "throughput per second", "runs")
-
-
-def summary_rows(records: Sequence[Record]) -> Iterator[list[str]]:
-    """A row per cell: throughput with its interval, and how its runs ended."""
+def summary(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
+    """Heads and a row per cell: what tells it from the others, throughput with its interval, how its runs ended."""
     # Here and not above: scipy and pandas take seconds, and most mistakes end before anything is measured.
     from scalebench.analysis.cells import cells
     from scalebench.reporting.text import UNKNOWN, with_interval
 
-    for cell in sorted(cells(records), key=lambda cell: _place(cell.spec)):
-        spec = cell.spec
-        shown = f"{with_interval(cell.throughput)} {cell.item}" if cell.throughput else UNKNOWN
-        yield [spec.strategy, str(spec.world_size), cell.precision, str(spec.global_batch), shown, _endings(cell)]
+    found = sorted(cells(records), key=lambda cell: place(cell.spec))
+    fields = list(dict.fromkeys([*telling([cell.spec for cell in found]), "global_batch"]))
+    rates = [f"{with_interval(cell.throughput)} {cell.item}" if cell.throughput else UNKNOWN for cell in found]
+    rows = [[*shown(cell.spec, fields), rate, _endings(cell)] for cell, rate in zip(found, rates, strict=True)]
+    return [*map(head, fields), "throughput per second", "runs"], rows
 
 
 def parity_lines(records: Sequence[Record]) -> Iterator[str]:
@@ -98,7 +110,7 @@ def parity_lines(records: Sequence[Record]) -> Iterator[str]:
                 )
             )
             spec = record.spec
-            yield f"{spec.strategy} on {_count(spec.world_size, 'rank')} in {spec.precision} {verdict}: {found}"
+            yield f"{spec.strategy} on {count(spec.world_size, 'rank')} in {spec.precision} {verdict}: {found}"
 
 
 def problems(finished: Finished) -> list[str]:
@@ -114,7 +126,7 @@ def problems(finished: Finished) -> list[str]:
 def problem_of(record: Record) -> str | None:
     """What is wrong with how this run ended, or None."""
     spec = record.spec
-    cell = f"{spec.strategy} on {_count(spec.world_size, 'rank')} in {spec.precision}"
+    cell = f"{spec.strategy} on {count(spec.world_size, 'rank')} in {spec.precision}"
     if record.status != "ok":
         reason = (record.reason or "no reason recorded").rstrip(".")
         return f"{cell}: {record.status}: {reason}. {REMEDIES.get(record.status, '')}".rstrip()
@@ -135,12 +147,6 @@ def _largest(values: Iterable[float | None]) -> str:
     return f"{max(known):.1e}" if known else "n/a"
 
 
-def _place(spec: RunSpec) -> tuple[object, ...]:
-    """Where a cell stands in the table: strategies that may be compared stand together, in the registry's order."""
-    names = list(strategies.entries())
-    return (spec.workload, spec.size, spec.scaling, spec.precision, spec.world_size, names.index(spec.strategy))
-
-
 def _endings(cell: Cell) -> str:
     statuses = [record.status for record in cell.records]
     return ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
@@ -151,15 +157,3 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return [
         "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items()) or "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "none" if value is None else str(value)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -19,6 +19,8 @@ from scalebench.strategies.config import PRECISION_ALIASES, PRECISIONS, GradSync
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 StartMethod = Literal["forkserver", "spawn"]
+Ending = Literal["failed", "timeout", "oom", "unsupported"]
+"""Ways in which a run can come to an end without figures, though nobody stopped it."""
 LARGEST = 2**53
 """Numbers stay below this, so that they survive JSON readers that hold them as doubles."""
 
@@ -146,6 +148,7 @@ Precisions = Annotated[
     tuple[Annotated[Precision, word("precision", lambda: PRECISIONS, PRECISION_ALIASES)], ...],
     BeforeValidator(read_list),
 ]
+Endings = Annotated[tuple[Annotated[Ending, choice("ending", Ending)], ...], BeforeValidator(read_list)]
 Scalings = Annotated[tuple[Annotated[Scaling, choice("scaling", Scaling)], ...], BeforeValidator(read_list)]
 
 
@@ -219,6 +222,12 @@ class Request(BaseModel):
     timeout: Positive | None = _ask("Longest wait in one collective before a run is given up. Default: 600.", "SECONDS")
     start_method: Annotated[StartMethod, choice("start method", StartMethod)] | None = _ask(
         "How ranks start; spawn is slower and depends on less. Default: forkserver.", "forkserver|spawn"
+    )
+    resume: Truth | None = _ask(
+        "Skip what the results folder already has of the plan. Default: yes with --config, else all is measured anew."
+    )
+    retry: Endings | None = _ask(
+        "Of what it has, run again what ended so: failed, timeout, oom, unsupported.", "ENDING,..."
     )
     results: Text | None = _ask("Folder that records go to. Default: results.", "DIR")
     debug: Truth | None = _ask("NCCL and torch debug output and a log per rank; not comparable. Default: no.")

@@ -7,7 +7,7 @@ import os
 import platform
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,9 @@ VARIABLE_PREFIXES = (
     "DEEPSPEED_",
 )
 PACKAGES = ("torch", "deepspeed", "triton", "transformers", "lightning", "accelerate", "numpy")
+
+MACHINE_FACTS = ("cpu_model", "cores", "gpus", "driver", "cuda", "nccl", "torch", "deepspeed", "python")
+"""What must be the same before two figures are pooled or compared. Host names are not: containers change them."""
 
 DEBUG_VARIABLES = {
     "NCCL_DEBUG": "INFO",
@@ -53,6 +56,13 @@ def collect() -> dict[str, object]:
         **_source_state(),
         "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(VARIABLE_PREFIXES)},
     }
+
+
+def machine_facts(environment: Mapping[str, object]) -> dict[str, object]:
+    """Of `environment` what a speed depends on; `gpus` are the kinds, not how many are visible."""
+    facts = {name: environment.get(name) for name in MACHINE_FACTS}
+    gpus = facts["gpus"]
+    return facts | {"gpus": sorted({str(gpu) for gpu in gpus}) if isinstance(gpus, list) else gpus}
 
 
 def debug_variables_set() -> list[str]:

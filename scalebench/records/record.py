@@ -227,6 +227,11 @@ class Record(Facts):
     environment: dict[str, object] = Field(default_factory=dict)
 
     @property
+    def key(self) -> tuple[str, str]:
+        """Cell id and kind: the same for runs that repeat each other."""
+        return self.spec.cell_id, self.kind
+
+    @property
     def file_name(self) -> str:
         """`<label>-<cell id>-<kind><repeat>.json`, unique within a session's folder."""
         return f"{self.spec.label}-{self.spec.cell_id}-{self.kind}{self.repeat}.json"

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import re
 import tempfile
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +18,9 @@ from scalebench.errors import UserError
 
 from .probe import Probe
 from .record import SCHEMA, Record
+
+NAME = re.compile(r"-(?P<cell_id>[0-9a-f]{12})-[a-z]+[0-9]+\.json")
+"""How `Record.file_name` ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +72,36 @@ def require_writable(folder: Path) -> None:
         ) from error
 
 
-def load_records(path: Path) -> LoadResult:
+@contextlib.contextmanager
+def reserved(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Inside, nobody else who asks for it measures into `folder`: who comes second calls `waiting`, and waits.
+
+    The kernel takes the lock back whatever becomes of this process, and no file is left of it. On a file system that
+    has no locks nobody waits. Raises UserError as `require_writable`.
+    """
+    require_writable(folder)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            _lock(descriptor, waiting)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, waiting: Callable[[], None]) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        waiting()
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def load_records(path: Path, cell_ids: Collection[str] | None = None) -> LoadResult:
     """Every record and probe under `path` (a folder, searched recursively, or one file), in the order of their paths.
 
-    Files that are not valid records are listed, never fatal. Raises UserError when `path` does not exist.
+    With `cell_ids` only records of these cells; files of others, told by their names, are not opened. Files that are
+    not valid records are listed, never fatal. Raises UserError when `path` does not exist.
     """
     if not path.exists():
         raise UserError(
@@ -76,6 +109,8 @@ def load_records(path: Path) -> LoadResult:
         )
     result = LoadResult()
     for file in [path] if path.is_file() else sorted(path.rglob("*.json")):
+        if cell_ids is not None and not ((name := NAME.search(file.name)) and name["cell_id"] in cell_ids):
+            continue
         try:
             record = read_record(file)
         except ValueError as error:

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from scalebench.cli import main
 from scalebench.cli import run as run_module
 from scalebench.errors import UserError
+from scalebench.harness import resume
 from scalebench.machine import Machine
 from scalebench.matrix import Request
 from scalebench.records.record import Record
+from scalebench.records.store import write_record
 from scalebench.spec import PlannedRun
-from tests.unit.factory import make_parity, make_record
+from tests.unit.factory import ENVIRONMENT, make_parity, make_record
 
 CPU = Machine(device="cpu", gpu_count=0, cores=2, bf16_native=False)
 Script = Callable[[int, PlannedRun], dict[str, Any]]
@@ -30,6 +32,7 @@ class Executor:
         self.runs: list[PlannedRun] = []
         self.request = Request()
         self.script: Script = lambda index, run: {}
+        self.session = ""
 
     def __call__(self, runs: Sequence[PlannedRun], request: Request, progress: Any) -> None:
         self.runs, self.request = list(runs), request
@@ -38,8 +41,9 @@ class Executor:
             progress.run_started(index, run)
             progress.phase(index, "measuring")
             facts = self.script(index, run)
-            record = self.record(run, facts)
-            progress.run_ended(index, record, Path("results/session") / record.file_name)
+            record = self.record(run, facts | ({"session": self.session} if self.session else {}))
+            path = Path("results/session") / record.file_name
+            progress.run_ended(index, record, write_record(record, Path("r") / self.session) if self.session else path)
             if record.status == "interrupted":
                 return
 
@@ -50,8 +54,10 @@ class Executor:
 
 
 @pytest.fixture
-def executor(monkeypatch: pytest.MonkeyPatch) -> Executor:
+def executor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Executor:
     found = Executor()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(resume, "collect", lambda: ENVIRONMENT)
     monkeypatch.setattr(run_module, "execute", found)
     monkeypatch.setattr(run_module, "detect", lambda device: CPU)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "NCCL_DEBUG"):
@@ -204,6 +210,76 @@ def test_a_broken_deepspeed_json_is_told_with_its_place(
     assert place in line
 
 
+class TestResuming:
+    @pytest.fixture
+    def matrix(self, executor: Executor, tmp_path: Path) -> str:
+        """Two cells of three repeats, whose records are kept, in a session per call."""
+        file = tmp_path / "matrix.toml"
+        file.write_text("[run]\nstrategy = 'ddp'\ngpus = 2\nrepeats = 3\nresults = 'r'\n")
+        executor.session = "first"
+        return str(file)
+
+    def interrupted_after(self, executor: Executor, runs: int) -> None:
+        executor.script = lambda index, run: {"status": "interrupted"} if index == runs else {}
+
+    def test_a_matrix_goes_on_where_it_was_stopped(
+        self, executor: Executor, matrix: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self.interrupted_after(executor, 4)
+        assert call("--config", matrix) == 130
+        planned = executor.runs
+        capsys.readouterr()
+        executor.script, executor.session = lambda index, run: {}, "second"
+        assert call("--config", matrix) == 0
+        assert executor.runs == planned[4:]
+        out, err = capsys.readouterr()
+        assert "resuming: 4 of 6 runs are recorded already" in err
+        assert out.count("3 ok") == 2, "the table tells of the whole plan"
+        assert "Records: r/second, r/first" in out
+
+    def test_nothing_is_measured_twice_and_how_to_do_so_is_said(
+        self, executor: Executor, matrix: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert call("--config", matrix) == 0
+        executor.runs = []
+        capsys.readouterr()
+        assert call("--config", matrix) == 0
+        out, err = capsys.readouterr()
+        assert executor.runs == []
+        assert "nothing is left to measure; --no-resume" in err
+        assert out.count("3 ok") == 2
+        executor.session = "anew"
+        assert call("--config", matrix, "--no-resume") == 0
+        assert len(executor.runs) == 6
+
+    def test_flags_alone_measure_anew_unless_asked(self, executor: Executor, matrix: str) -> None:
+        flags = ["--strategy", "ddp", "--gpus", "2", "--results", "r"]
+        for session, more, runs in (("a", [], 6), ("b", [], 6), ("c", ["--resume", "--repeats", "7"], 2)):
+            executor.session, executor.runs = session, []
+            assert call(*flags, *more) == 0
+            assert len(executor.runs) == runs
+
+    def test_failed_runs_are_made_again_when_asked(
+        self, executor: Executor, matrix: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        executor.script = lambda index, run: {"status": "failed", "reason": "no luck"} if index in (1, 2) else {}
+        assert call("--config", matrix) == 3
+        executor.script, executor.session, executor.runs = lambda index, run: {}, "second", []
+        assert call("--config", matrix) == 3, "the plan still has runs that failed"
+        assert executor.runs == []
+        assert "2 failed; --retry failed runs them again" in capsys.readouterr().err
+        assert call("--config", matrix, "--retry", "failed,oom") == 0
+        assert len(executor.runs) == 2
+        assert call("--config", matrix, "--retry", "failed", "--no-resume") == 2
+
+    def test_parity_is_resumed_too(self, executor: Executor, matrix: str) -> None:
+        assert call("--config", matrix, "--parity") == 0
+        assert len(executor.runs) == 7
+        executor.runs = []
+        assert main.exit_code(["parity", "--config", matrix]) == 0
+        assert executor.runs == []
+
+
 class TestUnderAForeignLauncher:
     @pytest.fixture(autouse=True)
     def launched(self, executor: Executor, monkeypatch: pytest.MonkeyPatch) -> list[PlannedRun]:
@@ -236,6 +312,7 @@ class TestUnderAForeignLauncher:
             ("--strategy", "ddp", "--gpus", "4"),
             ("--strategy", "ddp", "--repeats", "2"),
             ("--strategy", "ddp", "--parity"),
+            ("--strategy", "ddp", "--resume"),
         ],
     )
     def test_what_needs_several_launches_is_refused(

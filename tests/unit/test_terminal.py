@@ -48,7 +48,7 @@ def written(screen: Console) -> str:
 
 def test_a_log_gets_plain_lines() -> None:
     screen = console(terminal=False)
-    progress = open_progress(screen)
+    progress = open_progress(console=screen)
     assert isinstance(progress, LineProgress)
     with progress:
         play(progress)
@@ -57,7 +57,7 @@ def test_a_log_gets_plain_lines() -> None:
         "[1/4] fsdp, 2 ranks, fp32, parity ...",
         "[1/4] ok, 2.0 s, about 6.0 s left",
         "[2/4] fsdp, 2 ranks, fp32, repeat 1 ...",
-        "[2/4] ok, 51,200 tokens/s, 4.0 s, about 6.0 s left",
+        "[2/4] ok, 51,200 tokens/s, 4.0 s, about 7.0 s left",
         "[3/4] single, 1 rank, fp32, repeat 1 ...",
         "[3/4] oom, n/a, 6.0 s, about 4.0 s left",
         "[4/4] fsdp, 2 ranks, fp32, repeat 2 ...",
@@ -66,21 +66,51 @@ def test_a_log_gets_plain_lines() -> None:
 
 def test_a_terminal_gets_a_table_of_cells() -> None:
     screen = console(terminal=True)
-    progress = open_progress(screen)
+    progress = open_progress(console=screen)
     assert isinstance(progress, LiveProgress)
     with progress:
         play(progress)
     last = written(screen).rpartition("strategy")[2].splitlines()
     rows = [" ".join(line.split()) for line in last]
-    assert "fsdp (parity) 2 fp32 1/1 ok" in rows
-    assert "fsdp 2 fp32 1/2 warm-up 51,200 tokens/s" in rows
+    assert "fsdp 2 fp32 1/1 parity ok" in rows
+    assert "fsdp 2 fp32 1/2 warm-up 51,200 tokens/s 4.0 s" in rows
     assert "single 1 fp32 1/1 oom n/a" in rows
     assert any("3 of 4 runs, about 4.0 s left" in row for row in rows)
 
 
+def test_a_resumed_plan_is_shown_whole() -> None:
+    screen = console(terminal=True)
+    recorded = [(make_record(make_spec(strategy="ddp", size=size), 0.02, wall_seconds=3.0), PATH) for size in "ab"]
+    progress = open_progress(recorded, screen)
+    with progress:
+        play(progress)
+    rows = [" ".join(line.split()) for line in written(screen).rpartition("strategy")[2].splitlines()]
+    assert "ddp 1 fp32 a 1/1 ok 12,800 tokens/s" in rows, "the size is what tells the two apart"
+    assert "fsdp 2 fp32 tiny 1/2 warm-up 51,200 tokens/s 4.0 s" in rows
+    assert any("5 of 6 runs, about 4.0 s left" in row for row in rows)
+    assert progress.finished[:2] == recorded
+
+
+def test_a_table_that_is_taller_than_the_terminal_shows_the_rows_around_the_current_run() -> None:
+    screen = Console(file=io.StringIO(), force_terminal=True, width=120, height=10, highlight=False)
+    runs = [PlannedRun(spec=make_spec(micro_batch=batch)) for batch in range(1, 31)]
+    progress = open_progress(console=screen)
+    with progress:
+        progress.session_started(runs)
+        for index, run in enumerate(runs[:20]):
+            progress.run_started(index, run)
+            progress.run_ended(index, make_record(run.spec), PATH)
+        progress.run_started(20, runs[20])
+    last = written(screen).rpartition("strategy")[2].splitlines()
+    batches = [int(line.split()[3]) for line in last if "ddp" in line]
+    assert 21 in batches
+    assert len(batches) == 6
+    assert any("24 more cells" in line for line in last)
+
+
 def test_both_keep_what_ended() -> None:
     for terminal in (False, True):
-        progress = open_progress(console(terminal))
+        progress = open_progress(console=console(terminal))
         with progress:
             play(progress)
         assert progress.finished == [(record, PATH) for record in RECORDS]
@@ -88,7 +118,7 @@ def test_both_keep_what_ended() -> None:
 
 def test_nothing_is_foretold_before_a_run_has_ended() -> None:
     progress = SessionProgress()
-    progress.runs = RUNS
+    progress.session_started(RUNS)
     assert progress.seconds_left() is None
     assert progress.left() == ""
 
