@@ -1,6 +1,6 @@
-"""scalebench's step and loop against the bare script's in turn, in blocks, inside the same fresh processes.
+"""Two ways to run the same steps in turn, in blocks, inside the same fresh processes: what does the one cost more?
 
-What differs from process to process (where memory lies, what else the machine does in those seconds) hits both sides
+Above all scalebench's step and loop against the bare script's. What differs from process to process (where memory lies, what else the machine does in those seconds) hits both sides
 alike and cancels from their ratio, so that far fewer steps resolve it than pairs of processes need. Blocks follow each
 other as A B B A, so that a drift cancels too. Sound for all that a rank does between two marks: batches, strategy and
 loop. Blind to what lies outside the rank, the launcher that waits and polls, and to what two models in one process
@@ -15,7 +15,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -29,30 +29,33 @@ from scalebench.harness.placement import Place, barrier, process_group, take_pla
 from scalebench.meters.clock import HostClock
 from scalebench.records.environment import collect
 from scalebench.spec import RunSpec
+from scalebench.strategies.base import Batch, TrainStep
 from tests.benchmarks import bare, tables
 from tests.benchmarks.pairs import Cell
 
 BLOCK_STEPS = 5
 WARMUP_BLOCKS = 2
-ORDER = ("scalebench", "bare", "bare", "scalebench")
+ORDER = ("tested", "reference", "reference", "tested")
 
 Span = tuple[int, int]
 """Start and end of one block on one rank, CLOCK_MONOTONIC in ns."""
 Block = Callable[[], Span]
+Build = Callable[[RunSpec, Place], dict[str, Block]]
+"""Makes both sides, `tested` and `reference`, in a rank."""
 
 
 class Launch(BaseModel):
     """The blocks of one launch of one cell: seconds per step of each block of either side, in their order."""
 
     cell: Cell
-    scalebench: list[float]
-    bare: list[float]
+    tested: list[float]
+    reference: list[float]
 
     @property
     def ratio(self) -> float:
-        """Median over the quadruples of scalebench's two blocks over the bare ones between or around them."""
-        both = zip(_twos(self.scalebench), _twos(self.bare), strict=True)
-        return median(ours / theirs for ours, theirs in both)
+        """Median over the quadruples of the two tested blocks over the two between them."""
+        both = zip(_twos(self.tested), _twos(self.reference), strict=True)
+        return median(tested / reference for tested, reference in both)
 
 
 def _twos(values: Sequence[float]) -> list[float]:
@@ -70,7 +73,9 @@ class Study(BaseModel):
         return cls.model_validate_json((results / "blocks.json").read_bytes())
 
 
-def measure(cells: Sequence[Cell], launches: int, steps: int, results: Path, tell: Callable[[str], None]) -> Study:
+def measure(
+    cells: Sequence[Cell], build: Build, launches: int, steps: int, results: Path, tell: Callable[[str], None]
+) -> Study:
     """`launches` launches of each cell with about `steps` steps of each side. All is on disk after each launch."""
     results.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # the fork server imports DeepSpeed, which would look for a GPU
@@ -78,18 +83,18 @@ def measure(cells: Sequence[Cell], launches: int, steps: int, results: Path, tel
     for number in range(launches):
         for cell in cells:
             tell(f"launch {number + 1} of {launches}: {cell.strategy} on {cell.ranks}")
-            study.launches.append(launch(cell, steps))
+            study.launches.append(launch(cell, build, steps))
             (results / "blocks.json").write_text(study.model_dump_json(indent=1) + "\n")
     return study
 
 
-def launch(cell: Cell, steps: int) -> Launch:
+def launch(cell: Cell, build: Build, steps: int) -> Launch:
     """Fresh processes, one for each rank, forked from a server that has imported everything."""
     rounds = max(1, round(steps / BLOCK_STEPS / 2))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["scalebench.harness.preload", "scalebench.harness.preload_deepspeed", __name__])
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(cell.ranks, context) as pool:
-        work = partial(rank_main, cell.spec(1, 1), rounds, folder)
+        work = partial(rank_main, cell.spec(1, 1), build, rounds, folder)
         spans = list(pool.map(work, range(cell.ranks)))
     sides = ORDER * rounds
     seconds = [job_seconds(block) for block in zip(*spans, strict=True)]
@@ -102,23 +107,38 @@ def job_seconds(ranks: Sequence[Span]) -> float:
     return (max(end for _, end in ranks) - max(start for start, _ in ranks)) / BLOCK_STEPS / 1e9
 
 
-def rank_main(spec: RunSpec, rounds: int, folder: str, rank: int) -> list[Span]:
+def rank_main(spec: RunSpec, build: Build, rounds: int, folder: str, rank: int) -> list[Span]:
     """One rank: both sides built in the same process group, then their blocks in turn."""
     warnings.simplefilter("ignore", FutureWarning)  # of torch, about what DeepSpeed calls
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(spec.world_size))
     place = take_place(spec)
     with process_group(spec, place, Path(folder), needed=spec.strategy != "single"):
-        return alternate(spec, place, rounds)
+        return alternate(build(spec, place), rounds)
 
 
-def alternate(spec: RunSpec, place: Place, rounds: int) -> list[Span]:
-    blocks = {"scalebench": scalebench_block(spec, place), "bare": bare_block(spec, place)}
+def alternate(blocks: Mapping[str, Block], rounds: int) -> list[Span]:
     for block in [*blocks.values()] * WARMUP_BLOCKS:
         block()
     return [blocks[side]() for side in ORDER * rounds]
 
 
+def both_loops(spec: RunSpec, place: Place) -> dict[str, Block]:
+    """scalebench's step and loop, and the bare script's."""
+    return {"tested": scalebench_block(spec, place), "reference": bare_block(spec, place)}
+
+
 def scalebench_block(spec: RunSpec, place: Place) -> Block:
+    step, batches = prepared(spec, place)
+
+    def block() -> Span:
+        timeline = run_steps(step, batches, BLOCK_STEPS, HostClock(), ready=partial(barrier, place.device))
+        return timeline.start_ns, timeline.step_end_ns[-1]
+
+    return block
+
+
+def prepared(spec: RunSpec, place: Place) -> tuple[TrainStep, Iterator[Sequence[Batch]]]:
+    """scalebench's step and its batches."""
     workload = workloads.create(spec.workload, spec.size)
     batches = data.loader(
         workload.samples(spec.data, spec.seed),
@@ -128,13 +148,7 @@ def scalebench_block(spec: RunSpec, place: Place) -> Block:
         seed=spec.seed,
         device=place.device,
     )
-    step = strategies.create(spec.strategy).prepare(workload, spec.train_config(), place.device)
-
-    def block() -> Span:
-        timeline = run_steps(step, batches, BLOCK_STEPS, HostClock(), ready=partial(barrier, place.device))
-        return timeline.start_ns, timeline.step_end_ns[-1]
-
-    return block
+    return strategies.create(spec.strategy).prepare(workload, spec.train_config(), place.device), batches
 
 
 def bare_block(spec: RunSpec, place: Place) -> Block:
@@ -151,13 +165,15 @@ def bare_block(spec: RunSpec, place: Place) -> Block:
     return block
 
 
-def table(launches: Sequence[Launch]) -> str:
-    """The ratios of the launches of each cell, averaged as those of fresh processes are."""
+def table(launches: Sequence[Launch], reference: str, tested: str, target: Callable[[Cell], float]) -> str:
+    """The ratios of the launches of each cell, averaged as those of fresh processes are; two names for the columns."""
     rows = []
     for cell in dict.fromkeys(launch.cell for launch in launches):
         group = [launch for launch in launches if launch.cell == cell]
-        theirs = median(median(launch.bare) for launch in group) * 1e3
-        ours = median(median(launch.scalebench) for launch in group) * 1e3
-        ratios = [launch.ratio for launch in group]
-        rows.append(tables.ratio_row(cell, theirs, ours, ratios, tables.cost_target(cell)))
-    return tables.markdown(tables.ratio_header("step, bare (ms)", "step, scalebench (ms)", "launches"), rows)
+        typical = [median(median(side) for side in sides) * 1e3 for sides in zip(*map(_sides, group), strict=True)]
+        rows.append(tables.ratio_row(cell, *typical, [launch.ratio for launch in group], target(cell)))
+    return tables.markdown(tables.ratio_header(f"step, {reference} (ms)", f"step, {tested} (ms)", "launches"), rows)
+
+
+def _sides(launch: Launch) -> tuple[list[float], list[float]]:
+    return launch.reference, launch.tested

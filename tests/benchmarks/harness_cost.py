@@ -33,8 +33,9 @@ def main(
 ) -> None:
     chosen = [pairs.Cell.parse(text) for text in cells.split(",")]
     if in_process:
-        measured = blocks.Study.read(results) if show else blocks.measure(chosen, rounds, steps, results, report)
-        print(blocks.table(measured.launches))
+        if not show:
+            blocks.measure(chosen, blocks.both_loops, rounds, steps, results, report)
+        print(blocks.table(blocks.Study.read(results).launches, "bare", "scalebench", tables.cost_target))
         return
     if not show:
         print(f"Host time per step with an empty step: {microseconds_per_step():.1f} microseconds (target: 100)\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import blocks, pairs, tables
+from tests.benchmarks import blocks, meters, pairs, tables
 from tests.benchmarks.pairs import Cell
 
 pytestmark = pytest.mark.distributed
@@ -23,8 +23,10 @@ def test_a_pair_trains_the_same_and_is_kept(tmp_path: Path, strategy: str) -> No
     assert f"| {strategy} | 2 | 1 |" in tables.startup_table(study.pairs)
 
 
-def test_blocks_of_both_sides_alternate_in_one_process(tmp_path: Path) -> None:
-    study = blocks.measure([Cell(strategy="single", ranks=1)], 2, 40, tmp_path, lambda message: None)
+@pytest.mark.parametrize("build", [blocks.both_loops, meters.both_sides])
+def test_blocks_of_both_sides_alternate_in_one_process(tmp_path: Path, build: blocks.Build) -> None:
+    cells = [Cell(strategy="single", ranks=1)]
+    study = blocks.measure(cells, build, 2, 40, tmp_path, lambda message: None)
     assert blocks.Study.read(tmp_path) == study
-    assert [(len(launch.scalebench), len(launch.bare)) for launch in study.launches] == [(8, 8)] * 2
-    assert "| single | 1 | 2 |" in blocks.table(study.launches)
+    assert [(len(launch.tested), len(launch.reference)) for launch in study.launches] == [(8, 8)] * 2
+    assert "| single | 1 | 2 |" in blocks.table(study.launches, "one", "other", tables.cost_target)

@@ -65,7 +65,7 @@ def test_a_drift_and_one_disturbed_block_leave_the_ratio_of_a_launch_alone() -> 
     ours = [1.02 * slow[index] for index in range(12) if index % 4 in (0, 3)]
     theirs = [slow[index] for index in range(12) if index % 4 in (1, 2)]
     ours[2] *= 5
-    launch = Launch(cell=Cell(strategy="ddp", ranks=2), scalebench=ours, bare=theirs)
+    launch = Launch(cell=Cell(strategy="ddp", ranks=2), tested=ours, reference=theirs)
     assert launch.ratio == pytest.approx(1.02)
 
 
