@@ -20,7 +20,7 @@ from .energy import cpu_energy, gpu_energy, joules_per_item
 from .instability import instabilities
 from .memory import KINDS, largest
 from .phases import PHASES, phase_times
-from .steps import data_wait_share, foreign_cpu_cores, window
+from .steps import data_wait_share, foreign_cpu_cores, sum_over_wall, window
 from .unsteady import precision_reached
 
 
@@ -87,6 +87,7 @@ def _time(record: Record) -> dict[str, object]:
         "throughput_items_per_second": rate,
         "throughput_per_rank_items_per_second": None if rate is None else rate / record.spec.world_size,
         "window_seconds": measured.wall_seconds if measured else None,
+        "steps_over_wall": sum_over_wall(record),
         "window_steps": measured.steps if measured else None,
         "window_first_step": record.window.first_step if record.window else None,
         "window_stopped": record.window.stopped if record.window else None,

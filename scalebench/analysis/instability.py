@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from scalebench.records.record import Record
 
 from .device import THROTTLE_REASONS, gpu_state
-from .steps import foreign_cpu_cores
+from .steps import MOST_OFF_THE_WALL, foreign_cpu_cores, sum_over_wall
 from .unsteady import Instability, of_steps
 
 BUSY_CORES = 0.3
@@ -30,7 +30,7 @@ def instabilities(record: Record) -> list[Instability]:
 def of_machine(record: Record) -> Iterator[Instability]:
     """What counters and sensors show; what none of them told is not looked for."""
     found = (taken_cpu(record), *gpu_neighbours(record), recompiled(record), retried(record), nearly_full(record))
-    yield from (one for one in (*found, oversubscribed(record)) if one)
+    yield from (one for one in (*found, oversubscribed(record), off_the_wall(record)) if one)
 
 
 def taken_cpu(record: Record) -> Instability | None:
@@ -119,6 +119,19 @@ def oversubscribed(record: Record) -> Instability | None:
         kind="oversubscribed",
         seen=f"{record.spec.world_size} ranks had fewer cores than threads",
         advice="ask for no more ranks than cores (--gpus); such runs show that it works, never how fast",
+    )
+
+
+def off_the_wall(record: Record) -> Instability | None:
+    """The steps do not sum to what another clock says of the window."""
+    off = sum_over_wall(record)
+    if off is None or abs(off) <= MOST_OFF_THE_WALL:
+        return None
+    return Instability(
+        kind="steps off the wall",
+        seen=f"the steps sum to {abs(off):.1%} {'more' if off > 0 else 'less'} than the wall clock around them",
+        advice="measure again; if it comes again, look at the clocks (a virtual machine's clock source, GPU drivers)",
+        size=abs(off),
     )
 
 

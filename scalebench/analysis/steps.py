@@ -18,6 +18,9 @@ from scalebench.stats.pacing import kept, warm_up_tail
 
 NANOSECONDS = 1e-9
 
+MOST_OFF_THE_WALL = 0.005
+"""Share by which a window's steps may differ from the wall clock around them."""
+
 Steps = npt.NDArray[np.bool_]
 
 
@@ -93,6 +96,32 @@ def job_spans(ranks: Sequence[RankFacts]) -> npt.NDArray[np.int64]:
     for chunks in zip(*(rank.chunks for rank in ranks), strict=True):
         begins[chunks[0].first_step] = max(chunk.start_ns for chunk in chunks)
     return np.stack([begins, ends], axis=1)
+
+
+def sum_over_wall(record: Record) -> float | None:
+    """Sum of the window's steps over the wall clock between its barriers, less 1; of the host where it is furthest off.
+
+    The wall is read from another clock than steps are: in each chunk from when the last rank had left the barrier to
+    when the last rank knew that its device was done. Steps that refill the pipeline count on both sides, pauses on
+    neither. None when a run has no window or its record no such readings.
+    """
+    facts = record.window
+    if timed_steps(record) is None or facts is None:
+        return None
+    found = [_sum_over_wall(ranks, facts.first_step) for ranks in _by_host(record.ranks)]
+    known = [difference for difference in found if difference is not None]
+    return max(known, key=abs) if len(known) == len(found) else None
+
+
+def _sum_over_wall(ranks: Sequence[RankFacts], first: int) -> float | None:
+    wall = 0
+    for chunks in zip(*(rank.chunks for rank in ranks), strict=True):
+        starts = [chunk.wall_start_ns for chunk in chunks if chunk.wall_start_ns is not None]
+        ends = [chunk.wall_end_ns for chunk in chunks if chunk.wall_end_ns is not None]
+        if len(starts) + len(ends) < 2 * len(ranks):
+            return None
+        wall += max(ends) - max(starts) if chunks[0].first_step >= first else 0
+    return float(_lengths(job_spans(ranks))[first:].sum()) / wall - 1 if wall > 0 else None
 
 
 def host_windows(record: Record) -> dict[str, tuple[int, int]]:

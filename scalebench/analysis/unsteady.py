@@ -40,6 +40,7 @@ Kind = Literal[
     "allocator retries",
     "memory nearly full",
     "oversubscribed",
+    "steps off the wall",
 ]
 LEAST_LOSS = 0.01
 """Share of the window that stalls must take before they are mentioned, unless they are periodic."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from scalebench.meters.clock import Clock
+from scalebench.meters.clock import Clock, wall_ns
 from scalebench.strategies.base import Batch, TrainStep
 
 
@@ -25,6 +25,9 @@ class Timeline:
     start_ns: int = 0
     end_ns: int = 0
     """When the host, having waited for the device, knew that the last step had ended."""
+    wall_start_ns: int = 0
+    wall_end_ns: int = 0
+    """The same two moments on another clock, which knows nothing of marks."""
     step_end_ns: list[int] = field(default_factory=list)
     data_wait_ns: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
@@ -47,6 +50,7 @@ def run_steps(
     losses, norms = list[Tensor | float](), list[Tensor | float]()
     with collection_paused():
         ready()
+        timeline.wall_start_ns = wall_ns()
         timeline.start_ns = clock.start()
         for _ in range(count):
             asked = time.monotonic_ns()
@@ -57,8 +61,9 @@ def run_steps(
             if norm is not None:
                 norms.append(kept(norm))
             clock.mark()
+        clock.wait()
+        timeline.wall_end_ns, timeline.end_ns = wall_ns(), time.monotonic_ns()
         timeline.step_end_ns = clock.read_ns()
-        timeline.end_ns = time.monotonic_ns()
     timeline.losses, timeline.grad_norms = numbers(losses), numbers(norms)
     return timeline
 

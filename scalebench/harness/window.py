@@ -67,7 +67,13 @@ class Row:
         """Where each chunk began and when it was over."""
         lengths = [len(timeline.step_end_ns) for timeline in self.chunks]
         return [
-            ChunkFacts(first_step=first, start_ns=timeline.start_ns, end_ns=timeline.end_ns)
+            ChunkFacts(
+                first_step=first,
+                start_ns=timeline.start_ns,
+                end_ns=timeline.end_ns,
+                wall_start_ns=timeline.wall_start_ns,
+                wall_end_ns=timeline.wall_end_ns,
+            )
             for first, timeline in zip(accumulate(lengths, initial=0), self.chunks, strict=False)
         ]
 
@@ -76,23 +82,27 @@ class Row:
         return [value for timeline in self.chunks for value in values(timeline)]
 
 
-def run_row(step: TrainStep, batches: Iterator[Sequence[Batch]], spec: RunSpec, place: Place, meters: Meters) -> Row:
-    """Run as many steps as `spec` wants. Collective: between chunks, off the clock, the ranks agree how to go on."""
-    pacing, chunks, first = Pacing(spec, place), list[Timeline](), 0
-    ready = partial(barrier, place.device)
+def chunks_of(step: TrainStep, batches: Iterator[Sequence[Batch]], device: torch.device) -> Callable[[int], Timeline]:
+    """What runs a number of steps without a pause, after a common start of all ranks."""
+    return lambda steps: run_steps(step, batches, steps, clock_for(device), ready=partial(barrier, device))
+
+
+def run_row(run: Callable[[int], Timeline], pacing: Pacing, meters: Meters) -> Row:
+    """Let `run` make as many steps as `pacing` asks for, a chunk at a time, the meters beside those of the window."""
+    chunks, first = list[Timeline](), 0
     chunk = pacing.begin()
     while isinstance(chunk, Chunk):
         if chunk.opens:
             first = sum(len(timeline.step_end_ns) for timeline in chunks)
             meters.open()
-        chunks.append(run_steps(step, batches, chunk.steps, clock_for(place.device), ready=ready))
+        chunks.append(run(chunk.steps))
         meters.close()
         chunk = pacing.go_on(chunks[-1])
     return Row(chunks=chunks, window=WindowFacts(first_step=first, refill_steps=REFILL_STEPS, stopped=chunk))
 
 
 class Pacing:
-    """Rank 0 follows the rule on the job's steps and tells the others, over the CPU's process group."""
+    """Rank 0 follows the rule on the job's steps and tells the others, over the CPU's process group, off the clock."""
 
     def __init__(self, spec: RunSpec, place: Place) -> None:
         self._leads = place.rank == 0

@@ -19,7 +19,7 @@ from scalebench.harness.job import Job, Report
 from scalebench.harness.lifeline import attach
 from scalebench.harness.phase import Phase
 from scalebench.harness.placement import Place, barrier, process_group, take_place
-from scalebench.harness.window import Meters, Row, run_row
+from scalebench.harness.window import Meters, Pacing, Row, chunks_of, run_row
 from scalebench.meters.device import Sampler
 from scalebench.meters.memory import read_peaks, resident_bytes
 from scalebench.records.memory import MemoryFacts
@@ -99,7 +99,7 @@ def measure(spec: RunSpec, strategy: Strategy, place: Place, phase: Phase, stage
     stages.end("prepare")
     phase.enter("warm-up")
     meters = Meters(place=place, phase=phase)
-    row = run_row(step, batches, spec, place, meters)
+    row = run_row(chunks_of(step, batches, place.device), Pacing(spec, place), meters)
     stages.mark("first_step", row.chunks[0].step_end_ns[0])
     memory = read_peaks(place.device, resident_before)
     skipped = step.skipped_steps()

@@ -23,6 +23,9 @@ class Clock(Protocol):
     def mark(self) -> None:
         """The step just issued ends here."""
 
+    def wait(self) -> None:
+        """Return when the last mark has come."""
+
     def read_ns(self) -> list[int]:
         """Every mark as CLOCK_MONOTONIC ns. Waits for the device."""
 
@@ -40,6 +43,8 @@ class HostClock:
 
     def mark(self) -> None:
         self._marks.append(time.monotonic_ns())
+
+    def wait(self) -> None: ...
 
     def read_ns(self) -> list[int]:
         return self._marks
@@ -70,8 +75,11 @@ class CudaClock:
         if self._run_ahead is not None and len(self._events) > self._run_ahead:
             self._events[-1 - self._run_ahead].synchronize()
 
-    def read_ns(self) -> list[int]:
+    def wait(self) -> None:
         torch.cuda.synchronize()
+
+    def read_ns(self) -> list[int]:
+        self.wait()
         marks, now = [], float(self._start_ns)
         for before, after in zip(self._events, self._events[1:], strict=False):
             now += before.elapsed_time(after) * 1e6
@@ -82,6 +90,12 @@ class CudaClock:
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         self._events.append(event)
+
+
+def wall_ns() -> int:
+    """A clock that marks are not read from: the hardware's count, which nothing adjusts and all processes of a host
+    share."""
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
 
 
 def clock_for(device: torch.device, run_ahead: int | None = RUN_AHEAD_STEPS) -> Clock:

@@ -37,11 +37,15 @@ class ChunkFacts(Facts):
     Attributes:
         start_ns: the common start, just after a barrier, on the ranks' clock.
         end_ns: when the host, having waited for the device, knew that the last step had ended (CLOCK_MONOTONIC).
+        wall_start_ns, wall_end_ns: the same two moments read from a clock of which no step's end is
+            (CLOCK_MONOTONIC_RAW), so that steps can be held against it.
     """
 
     first_step: int
     start_ns: int
     end_ns: int
+    wall_start_ns: int | None = None
+    wall_end_ns: int | None = None
 
 
 class WindowFacts(Facts):

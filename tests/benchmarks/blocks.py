@@ -1,11 +1,12 @@
 """Two ways to run the same steps in turn, in blocks, inside the same fresh processes: what does the one cost more?
 
-Above all scalebench's step and loop against the bare script's. What differs from process to process (where memory lies, what else the machine does in those seconds) hits both sides
-alike and cancels from their ratio, so that far fewer steps resolve it than pairs of processes need. Blocks follow each
-other as A B B A, so that a drift cancels too. Sound for all that a rank does between two marks: batches, strategy and
-loop. Blind to what lies outside the rank, the launcher that waits and polls, and to what two models in one process
-share, their caches above all; pairs of fresh processes see the former and are free of the latter. The figure of a
-launch is the median of the ratios of its A B B A quadruples, as the machine may disturb some; replicates are launches.
+Above all scalebench's step and loop against the bare script's. What differs from process to process (where memory lies,
+what else the machine does in those seconds) hits both sides alike and cancels from their ratio, so that far fewer steps
+resolve it than pairs of processes need. Blocks follow each other as A B B A, so that a drift cancels too. Sound for all
+that a rank does between two marks: batches, strategy and loop. Blind to what lies outside the rank, the launcher that
+waits and polls, and to what two models in one process share, their caches above all; pairs of fresh processes see the
+former and are free of the latter. The figure of a launch is the median of the ratios of its A B B A quadruples, as the
+machine may disturb some; replicates are launches.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     python -m tests.benchmarks.meters
 
 With: as in a run, the loop with its mark, its times of waiting and its losses, what is read where a window opens and
-closes, and the sensors of eight GPUs (NVIDIA's library, or a stand-in for it) by a thread of each rank. That is the worst
-case, a foreign launcher's: under scalebench's own the thread is the launcher's, and its library is not loaded again
-every few steps. Without: the same step and batches in a loop that does nothing else.
+closes, and the sensors of eight GPUs (NVIDIA's library, or a stand-in for it) by a thread of each rank. That is the
+worst case, a foreign launcher's: under scalebench's own the thread is the launcher's, and its library is not loaded
+again every few steps. Without: the same step and batches in a loop that does nothing else.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from scalebench.analysis.instability import instabilities
 from scalebench.analysis.unsteady import Instability, two_digits
 from scalebench.records.device import SensorFacts
 from scalebench.records.memory import MemoryFacts
-from scalebench.records.record import Record, WindowFacts
+from scalebench.records.record import ChunkFacts, Record, WindowFacts
 from scalebench.reporting import answer
 from tests.unit.factory import make_record, make_spec
 
@@ -163,3 +163,18 @@ def test_each_kind_is_one_caution_with_the_worst_of_its_runs() -> None:
 @pytest.mark.parametrize(("value", "rounded"), [(0.2, 1), (7.1, 8), (43.2, 44), (101, 110), (2345, 2400)])
 def test_advised_numbers_have_two_digits(value: float, rounded: int) -> None:
     assert two_digits(value) == rounded
+
+
+@pytest.mark.parametrize(("late", "sum_to"), [(0.994, "0.6% more"), (1.03, "2.9% less")])
+def test_steps_that_do_not_sum_to_another_clock(late: float, sum_to: str) -> None:
+    record = run_of(calm())
+    start, end = (record.ranks[0].step_end_ns[at] for at in (WARM_UP - 1, -1))
+
+    def with_wall(share: float) -> Record:
+        warm_up = ChunkFacts(first_step=0, start_ns=0, end_ns=start, wall_start_ns=7, wall_end_ns=7 + start)
+        wall_end = start + round(share * (end - start))
+        timed = ChunkFacts(first_step=WARM_UP, start_ns=start, end_ns=end, wall_start_ns=start, wall_end_ns=wall_end)
+        return with_rank(record, chunks=[warm_up, timed])
+
+    assert instabilities(with_wall(1.004)) == []
+    assert sum_to in only(with_wall(late)).seen

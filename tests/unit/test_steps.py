@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalebench.analysis.steps import data_wait_share, foreign_cpu_cores, job_spans, window
+from scalebench.analysis.steps import data_wait_share, foreign_cpu_cores, job_spans, sum_over_wall, window
+from scalebench.records.record import ChunkFacts
 from tests.unit.factory import ITEMS_PER_SAMPLE, make_rank, make_record, make_spec
 
 SECOND = 10**9
@@ -35,6 +36,33 @@ def test_steps_sum_to_the_wall_and_never_exceed_the_sum_of_longest_durations(dur
     starts = np.concatenate([np.zeros((len(ranks), 1)), ends[:, :-1]], axis=1)
     whole = job_spans(ranks)[-1, 1]
     assert whole <= (ends - starts).max(axis=0).sum() + 1e-6
+
+
+def read_around(*chunks: tuple[int, float, float]) -> list[ChunkFacts]:
+    """Chunks by first step, start and end in seconds; the other clock began 1000 s earlier."""
+    return [
+        ChunkFacts(
+            first_step=first,
+            start_ns=round(start * SECOND),
+            end_ns=round(end * SECOND),
+            wall_start_ns=round((1000 + start) * SECOND),
+            wall_end_ns=round((1000 + end) * SECOND),
+        )
+        for first, start, end in chunks
+    ]
+
+
+def test_the_windows_steps_are_held_against_another_clock() -> None:
+    """Two ranks, six steps of 1 s, the window from step 2 on in two chunks; then the second chunk's end comes late."""
+    ends = [round(t * SECOND) for t in (1, 2, 3, 4, 15, 16)]
+    first = read_around((0, 0.0, 2.0), (2, 2.0, 4.0), (4, 14.0, 16.0))
+    second = read_around((0, 0.0, 2.0), (2, 1.9, 3.9), (4, 13.9, 15.9))
+    ranks = [make_rank(0, ends, chunks=first), make_rank(1, ends, chunks=second)]
+    spec = make_spec(world_size=2)
+    assert sum_over_wall(make_record(spec, ranks=ranks)) == pytest.approx(0.0)
+    late = [make_rank(0, ends, chunks=read_around((0, 0.0, 2.0), (2, 2.0, 4.0), (4, 14.0, 16.5))), ranks[1]]
+    assert sum_over_wall(make_record(spec, ranks=late)) == pytest.approx(4.0 / 4.5 - 1)
+    assert sum_over_wall(make_record(spec, ranks=[make_rank(r, ends) for r in range(2)])) is None
 
 
 def test_throughput_is_items_over_the_windows_wall() -> None:
