@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tomllib
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from scalebench.errors import UserError, did_you_mean
-from scalebench.matrix import Request, RequestError
+from scalebench.matrix import Axes, Request, RequestError
+from scalebench.matrix.request import merged_options
 
 TABLE = "run"
 
@@ -35,7 +38,7 @@ class Asked:
         """Everything that was asked, a flag before the file. Raises UserError that says where the mistake stands."""
         values = dict(self.table) | dict(self.flags)
         if isinstance(self.table.get("set"), dict) and "set" in self.flags:
-            values["set"] = merged(self.table["set"], self.flags["set"])
+            values["set"] = merged_options(self.table["set"], self.flags["set"])
         if isinstance(values.get("deepspeed_config"), str):
             values["deepspeed_config"] = read_json(Path(values["deepspeed_config"]))
         try:
@@ -50,11 +53,13 @@ class Asked:
         return UserError(f"{self.where(error.key)}: {error}")
 
     def where(self, key: Sequence[str]) -> str:
-        """`--micro-batch`, `--set strategy.bucket_mb`, or `bench.toml, line 4, micro_batch`."""
-        path = tuple(key[:3] if key[0] == "set" else key[:1])
-        if _holds(self.table, path) and not _holds(self.flags, path):
-            return f"{self.file}, line {line_of(self.text, (TABLE, *path))}, {'.'.join(path)}"
-        return f"--set {'.'.join(path[1:])}" if path[0] == "set" else f"--{path[0].replace('_', '-')}"
+        """`--micro-batch`, `--set strategy.bucket_mb`, or `bench.toml, line 4, exclude.precision`."""
+        flag = tuple(key[:3] if key[0] == "set" else key[:1])
+        held = next((key[:count] for count in range(len(key), 0, -1) if _holds(self.table, key[:count])), ())
+        if held and not _holds(self.flags, flag):
+            name = ".".join(part for part in held if not part.isdigit())
+            return f"{self.file}, line {line_of(self.text, (TABLE, *held))}, {name}"
+        return f"--set {'.'.join(flag[1:])}" if flag[0] == "set" else f"--{flag[0].replace('_', '-')}"
 
 
 def read_asked(flags: Mapping[str, Any], file: Path | None) -> Asked:
@@ -118,41 +123,39 @@ def read_assignments(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
 def line_of(text: str, path: Sequence[str]) -> int:
     """The line, from 1, on which the TOML statement starts that first makes `path` exist in `text`.
 
-    A prefix of the file that is valid TOML ends between two statements, so the first such prefix that holds `path` ends
-    with its statement, and the one before it ends where that begins.
+    A prefix of the file that is valid TOML ends between two statements, and what it holds all longer ones hold. So the
+    shortest prefix whose completion to a valid one holds `path` ends with the first line of that statement.
     """
     lines = text.split("\n")
-    start = 1
-    for count in range(1, len(lines) + 1):
-        try:
-            document = tomllib.loads("\n".join(lines[:count]))
-        except tomllib.TOMLDecodeError:
-            continue
-        if _holds(document, path):
-            return start
-        start = count + 1
-    return start
+    prefixes = range(len(lines) + 1)
+    first = bisect_left(prefixes, True, key=lambda length: _holds(_completed(lines, length), path))
+    return min(first, len(lines))
 
 
-def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Options by section, those of `above` before those of `below`."""
-    both = {
-        section: {**values, **above.get(section, {})} if isinstance(values, dict) else values
-        for section, values in below.items()
-    }
-    return {**above, **both}
+def _completed(lines: Sequence[str], length: int) -> dict[str, Any]:
+    """What the shortest valid TOML of at least the first `length` of `lines` holds."""
+    for end in range(length, len(lines) + 1):
+        with contextlib.suppress(tomllib.TOMLDecodeError):
+            return tomllib.loads("\n".join(lines[:end]) + "\n")
+    return {}
 
 
 def _holds(document: Mapping[str, Any], path: Sequence[str]) -> bool:
     value: Any = document
     for part in path:
-        if not isinstance(value, Mapping) or part not in value:
+        if isinstance(value, Mapping) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        else:
             return False
-        value = value[part]
     return True
 
 
 def _said(error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        name = str(error["loc"][-1])
+        return f"unknown key '{name}'.{did_you_mean(name, Axes.model_fields)} Allowed: {', '.join(Axes.model_fields)}."
     reason = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]
     given = error["input"]
     named = isinstance(given, str) and f"'{given}'" in reason

@@ -15,7 +15,7 @@ from scalebench.cli.tables import print_table
 from scalebench.errors import EXIT_OK
 from scalebench.machine import Machine, detect
 from scalebench.matrix import Request, RequestError
-from scalebench.matrix.cells import placement_fields, rank_counts
+from scalebench.matrix.ranks import placement_fields, rank_counts
 from scalebench.spec import ProbeSpec
 
 if TYPE_CHECKING:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from scalebench.matrix.cells import BASELINE, DEFAULT_REPEATS, plan, resolve
-from scalebench.matrix.request import Request, RequestError
+from scalebench.matrix.cells import resolve
+from scalebench.matrix.plan import DEFAULT_REPEATS, plan
+from scalebench.matrix.ranks import BASELINE
+from scalebench.matrix.request import Axes, Request, RequestError
 
-__all__ = ["BASELINE", "DEFAULT_REPEATS", "Request", "RequestError", "plan", "resolve"]
+__all__ = ["BASELINE", "DEFAULT_REPEATS", "Axes", "Request", "RequestError", "plan", "resolve"]

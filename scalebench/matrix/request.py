@@ -109,6 +109,11 @@ def read_list(value: object) -> tuple[object, ...]:
     return stripped
 
 
+def read_unsplit(value: object) -> tuple[object, ...]:
+    """The items of a list, or one value: a path may hold commas."""
+    return read_list(value if isinstance(value, list | tuple) else [value])
+
+
 def word(kind: str, allowed: Callable[[], Iterable[str]], aliases: Mapping[str, str] | None = None) -> BeforeValidator:
     """A reader of one of the `allowed` names, or of an alias of one."""
 
@@ -127,37 +132,51 @@ def choice(kind: str, literal: Any) -> BeforeValidator:
     return word(kind, lambda: get_args(literal))
 
 
+def read_tables(value: object) -> list[object]:
+    """A list of tables, as `[[run.exclude]]` makes one in TOML."""
+    if not isinstance(value, list | tuple):
+        raise ValueError("expected tables, each headed by double brackets, e.g. [[run.exclude]]")
+    return list(value)
+
+
 Truth = Annotated[bool, BeforeValidator(read_truth)]
 Text = Annotated[str, BeforeValidator(read_text)]
 Count = Annotated[int, BeforeValidator(read_whole)]
 FromZero = Annotated[int, BeforeValidator(read_from_zero)]
 Share = Annotated[float, BeforeValidator(read_share)]
 Positive = Annotated[float, BeforeValidator(read_positive)]
-Counts = Annotated[tuple[Count, ...], BeforeValidator(read_list)]
-Texts = Annotated[tuple[Text, ...], BeforeValidator(read_list)]
-Ranks = Annotated[tuple[Annotated[int | str, BeforeValidator(read_ranks)], ...], BeforeValidator(read_list)]
-Strategies = Annotated[
-    tuple[Annotated[str, word("strategy", strategies.entries)], ...],
-    BeforeValidator(read_list),
-]
-Workloads = Annotated[
-    tuple[Annotated[str, word("workload", lambda: workloads.FAMILIES)], ...],
-    BeforeValidator(read_list),
-]
+Clip = Annotated[float | str, BeforeValidator(read_clip)]
+Several = BeforeValidator(read_list)
+Ranks = Annotated[tuple[Annotated[int | str, BeforeValidator(read_ranks)], ...], Several]
+Strategies = Annotated[tuple[Annotated[str, word("strategy", strategies.entries)], ...], Several]
+Workloads = Annotated[tuple[Annotated[str, word("workload", lambda: workloads.FAMILIES)], ...], Several]
 Precisions = Annotated[
-    tuple[Annotated[Precision, word("precision", lambda: PRECISIONS, PRECISION_ALIASES)], ...],
-    BeforeValidator(read_list),
+    tuple[Annotated[Precision, word("precision", lambda: PRECISIONS, PRECISION_ALIASES)], ...], Several
 ]
-Endings = Annotated[tuple[Annotated[Ending, choice("ending", Ending)], ...], BeforeValidator(read_list)]
-Scalings = Annotated[tuple[Annotated[Scaling, choice("scaling", Scaling)], ...], BeforeValidator(read_list)]
+Scalings = Annotated[tuple[Annotated[Scaling, choice("scaling", Scaling)], ...], Several]
+Optimizers = Annotated[tuple[Annotated[OptimizerName, choice("optimizer", OptimizerName)], ...], Several]
+Profiles = Annotated[tuple[Annotated[Profile, choice("profile", Profile)], ...], Several]
+GradSyncs = Annotated[tuple[Annotated[GradSync, choice("grad sync", GradSync)], ...], Several]
+Endings = Annotated[tuple[Annotated[Ending, choice("ending", Ending)], ...], Several]
+Truths = Annotated[tuple[Truth, ...], Several]
+Texts = Annotated[tuple[Text, ...], Several]
+Paths = Annotated[tuple[Text, ...], BeforeValidator(read_unsplit)]
+Counts = Annotated[tuple[Count, ...], Several]
+FromZeros = Annotated[tuple[FromZero, ...], Several]
+Shares = Annotated[tuple[Share, ...], Several]
+Positives = Annotated[tuple[Positive, ...], Several]
+Clips = Annotated[tuple[Clip, ...], Several]
 
 
 def _ask(help_text: str, metavar: str | None = None) -> Any:
     return Field(default=None, description=help_text, title=metavar)
 
 
-class Request(BaseModel):
-    """What was asked; `scalebench.matrix.resolve` says what the Nones become."""
+class Axes(BaseModel):
+    """What cells can differ in: each field holds one value or several, each option of `set` one or a list of several.
+
+    Of several, every combination is a cell.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -170,16 +189,13 @@ class Request(BaseModel):
     precision: Precisions | None = _ask(
         "Precisions, explained by `scalebench list precisions`. Default: bf16 where native, else fp32.", "NAME,..."
     )
-    tf32: Truth | None = _ask("Let fp32 matrix products on CUDA use TF32. Default: no.")
+    tf32: Truths | None = _ask("Let fp32 matrix products on CUDA use TF32. Default: no.")
     workload: Workloads | None = _ask("Models, named by `scalebench list workloads`. Default: gpt.", "NAME,...")
     size: Texts | None = _ask("Sizes of the model. Default: 124m on a GPU, tiny on a CPU.", "NAME,...")
-    data: Text | None = _ask(
+    data: Paths | None = _ask(
         "A text file or a folder of them, `stdlib` (Python's own sources, the default) or `synthetic`.", "PATH"
     )
-    num_workers: FromZero | None = _ask("Processes per rank that load data ahead. Default: 0, none.", "N")
-    device: Annotated[DeviceChoice, choice("device", DeviceChoice)] | None = _ask(
-        "Where to run. Default: auto, a GPU where one is visible.", "auto|cuda|cpu"
-    )
+    num_workers: FromZeros | None = _ask("Processes per rank that load data ahead. Default: 0, none.", "N,...")
     scaling: Scalings | None = _ask(
         "weak keeps the micro-batch of a rank, strong the global batch. Default: weak, or strong with --global-batch.",
         "weak|strong,...",
@@ -187,35 +203,65 @@ class Request(BaseModel):
     micro_batch: Counts | None = _ask("Samples per rank and forward pass. Default: the size's own.", "N,...")
     accumulation: Counts | None = _ask("Micro-batches per rank and optimizer step. Default: 1.", "N,...")
     global_batch: Counts | None = _ask("Samples per optimizer step over all ranks, for strong scaling.", "N,...")
-    steps: Count | None = _ask("Timed optimizer steps of each run, exactly. Default: as many as precision takes.", "N")
-    warmup_steps: Count | None = _ask("Optimizer steps before them, exactly. Default: until they are steady.", "N")
-    target_precision: Share | None = _ask(
+    steps: Counts | None = _ask("Timed optimizer steps of each run, exactly. Default: as many as precision takes.", "N")
+    warmup_steps: Counts | None = _ask("Optimizer steps before them, exactly. Default: until they are steady.", "N")
+    target_precision: Shares | None = _ask(
         "Time steps until the 95% interval of their median is within this share of it. Default: 2%.", "X|X%"
     )
-    max_seconds: Positive | None = _ask(
+    max_seconds: Positives | None = _ask(
         "Longest that each run steps, the first step excepted, where no numbers of steps say so. Default: 20.",
         "SECONDS",
     )
-    repeats: Count | None = _ask("Fresh processes per cell; ranking needs several. Default: 3.", "N")
-    seed: FromZero | None = _ask("Seed of parameters, data and the order of runs. Default: 0.", "N")
-    compile: Truth | None = _ask("torch.compile the model's regions. Default: no.")
-    activation_checkpointing: Truth | None = _ask("Recompute each block in the backward pass. Default: no.")
-    clip_norm: Annotated[float | str, BeforeValidator(read_clip)] | None = _ask(
-        "Global gradient norm to clip to, or `none`. Default: 1.0.", "X|none"
-    )
-    optimizer: Annotated[OptimizerName, choice("optimizer", OptimizerName)] | None = _ask(
-        "The one optimizer of all strategies. Default: adamw.", "adamw|sgd"
-    )
-    learning_rate: Positive | None = _ask("Its learning rate. Default: 0.0003.", "X")
-    profile: Annotated[Profile, choice("profile", Profile)] | None = _ask(
+    compile: Truths | None = _ask("torch.compile the model's regions. Default: no.")
+    activation_checkpointing: Truths | None = _ask("Recompute each block in the backward pass. Default: no.")
+    clip_norm: Clips | None = _ask("Global gradient norm to clip to, or `none`. Default: 1.0.", "X|none,...")
+    optimizer: Optimizers | None = _ask("The one optimizer of all strategies. Default: adamw.", "adamw|sgd,...")
+    learning_rate: Positives | None = _ask("Its learning rate. Default: 0.0003.", "X,...")
+    profile: Profiles | None = _ask(
         "matched makes backends as alike as they allow; backend-default leaves each as shipped. Default: matched.",
-        "matched|backend-default",
+        "matched|backend-default,...",
     )
-    grad_sync: Annotated[GradSync, choice("grad sync", GradSync)] | None = _ask(
+    grad_sync: GradSyncs | None = _ask(
         "Micro-batches on which ranks reduce gradients. Default: last for ddp and ZeRO 0-1, every_micro_batch else.",
-        "last|every_micro_batch",
+        "last|every_micro_batch,...",
     )
     set: dict[Literal["strategy", "workload"], dict[str, Any]] | None = None
+
+    def over(self, below: Request) -> Request:
+        """`below` with what is said here instead; of options, one by one."""
+        said = {name: value for name in Axes.model_fields if (value := getattr(self, name)) is not None}
+        if below.set and self.set:
+            said["set"] = merged_options(below.set, self.set)
+        return below.model_copy(update=said)
+
+
+class Override(Axes):
+    """Values that cells have instead of their own, where they are what `where` says."""
+
+    where: Axes
+
+
+Selections = Annotated[tuple[Axes, ...], BeforeValidator(read_tables)]
+Overrides = Annotated[tuple[Override, ...], BeforeValidator(read_tables)]
+
+
+class Request(Axes):
+    """What was asked; `scalebench.matrix.resolve` says what the Nones become.
+
+    Attributes:
+        override: values that some cells have instead; one after the other, each sees what those before it made.
+        exclude: cells that match any of these are left out.
+        include: more cells, which exclusions do not touch: what each says, the rest as for all.
+    """
+
+    device: Annotated[DeviceChoice, choice("device", DeviceChoice)] | None = _ask(
+        "Where to run. Default: auto, a GPU where one is visible.", "auto|cuda|cpu"
+    )
+    repeats: Count | None = _ask("Fresh processes per cell; ranking needs several. Default: 3.", "N")
+    seed: FromZero | None = _ask("Seed of parameters, data and the order of runs. Default: 0.", "N")
+    override: Overrides | None = None
+    exclude: Selections | None = None
+    include: Selections | None = None
     deepspeed_config: dict[str, Any] | None = None
     baseline: Truth | None = _ask("Add `single` at one rank, which efficiency is measured against. Default: yes.")
     parity: Truth | None = _ask("Check each cell against `single` on the same micro-batches first. Default: no.")
@@ -231,3 +277,12 @@ class Request(BaseModel):
     )
     results: Text | None = _ask("Folder that records go to. Default: results.", "DIR")
     debug: Truth | None = _ask("NCCL and torch debug output and a log per rank; not comparable. Default: no.")
+
+
+def merged_options(below: Mapping[Any, Any], above: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Options by section, those of `above` before those of `below`."""
+    both = {
+        section: {**values, **above.get(section, {})} if isinstance(values, dict) else values
+        for section, values in below.items()
+    }
+    return {**above, **both}

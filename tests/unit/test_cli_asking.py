@@ -17,6 +17,7 @@ from scalebench.machine import Machine
 from scalebench.matrix import Request, RequestError, resolve
 
 CPU = Machine(device="cpu", gpu_count=0, cores=2, bf16_native=False)
+GPUS = Machine(device="cuda", gpu_count=8, cores=64, bf16_native=True)
 DOCS = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 
@@ -190,8 +191,10 @@ def test_no_file_makes_anything_but_a_request_or_an_error_for_people(
 
 def test_the_documented_example_is_valid_and_every_key_is_documented(tmp_path: Path) -> None:
     text = DOCS.read_text()
-    example = text.split("```toml\n")[1].split("```")[0]
-    assert tomllib.loads(example)
-    resolve(request_of(tmp_path, example), CPU)
+    examples = [part.split("```")[0] for part in text.split("```toml\n")[1:]]
+    assert len(examples) == 2
+    for example in examples:
+        assert tomllib.loads(example)
+        resolve(request_of(tmp_path, example), GPUS if "doubling" in example else CPU)
     for key in Request.model_fields:
         assert f"`{key}`" in text, key

@@ -234,7 +234,7 @@ def test_a_deepspeed_json_is_for_the_strategy_deepspeed() -> None:
     ("field", "value"),
     [
         *((count, bad) for count in ("steps", "repeats", "micro_batch", "gpus") for bad in ("0", "-1", "1.5", "x", "")),
-        *((count, bad) for count in ("steps", "warmup_steps") for bad in (0, -3, 2.0, True, [1], 10**30)),
+        *((count, bad) for count in ("steps", "warmup_steps") for bad in (0, -3, 2.0, True, [0], [], [[1]], 10**30)),
         *(("target_precision", bad) for bad in ("0", "1", "100%", "-2%", "%", "two", True)),
         ("seed", "-1"),
         ("gpus", "1,,2"),
