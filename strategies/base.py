@@ -120,6 +120,10 @@ class Strategy(ABC):
         """Why this cell cannot run and what to do instead, or None. Touches no device."""
         return None
 
+    def contradictions(self, config: TrainConfig, world_size: int) -> list[str]:
+        """One sentence for each option that contradicts the run, with what to do: mistakes, told before any run."""
+        return []
+
     def unmatched(self, config: TrainConfig, device_type: str, world_size: int) -> tuple[str, ...]:
         """What the `matched` profile asks for and this backend cannot give, one plain sentence each."""
         return ()

@@ -41,6 +41,7 @@ class DeepSpeed(Strategy):
         stage: 0 (no sharding), 1 (optimizer state), 2 (and gradients), 3 (and parameters); None: the JSON's, else 2.
         offload: optimizer state (at stage 3 parameters too) on the CPU; None: as the JSON says, else no.
         config: a user's own DeepSpeed JSON, laid over ours.
+        allow_unknown_keys: pass on keys of it that no tested DeepSpeed knows.
 
     The others are entries of DeepSpeed's `zero_optimization` section under its own names; None leaves them to the
     profile. Sizes are in elements.
@@ -52,6 +53,7 @@ class DeepSpeed(Strategy):
     stage: int | None = None
     offload: bool | None = None
     config: Mapping[str, Any] | None = None
+    allow_unknown_keys: bool = False
     overlap_comm: bool | None = None
     contiguous_gradients: bool | None = None
     reduce_scatter: bool | None = None
@@ -83,7 +85,7 @@ class DeepSpeed(Strategy):
     def plan(self, config: TrainConfig, world_size: int, block_elements: int | None = None) -> Plan:
         """What the engine is asked to be in this run; `block_elements` as Plan has it."""
         zero = {name: value for name, value in self.options().items() if value is not None}
-        for name in ("stage", "offload", "config"):
+        for name in ("stage", "offload", "config", "allow_unknown_keys"):
             zero.pop(name, None)
         return Plan(
             config=config,
@@ -96,8 +98,14 @@ class DeepSpeed(Strategy):
         )
 
     def contradictions(self, config: TrainConfig, world_size: int) -> list[str]:
-        """One sentence for each thing in the user's JSON that contradicts the run; empty without a JSON."""
-        return check_user_config(self.config or {}, config, world_size, stage=self.stage, offload=self.offload)
+        return check_user_config(
+            self.config or {},
+            config,
+            world_size,
+            stage=self.stage,
+            offload=self.offload,
+            allow_unknown_keys=self.allow_unknown_keys,
+        )
 
     def unsupported_reason(self, config: TrainConfig, device_type: str, world_size: int) -> str | None:
         missing = _missing()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from .config import TrainConfig
 from .deepspeed_config import ENGINE_SECTIONS, Json, enabled, offloads, resolve_stage, section, short_name
+from .deepspeed_keys import unknown_keys
 
 INSTRUMENTS = ("autotuning", "comms_logger", "flops_profiler", "tensorboard", "wandb", "csv_monitor", "comet")
 SWITCHES = ("wall_clock_breakdown", "memory_breakdown", "dump_state")
@@ -23,7 +24,6 @@ NOT_HERE = {
     "hybrid_engine": "it is made for generation",
     "data_efficiency": "the run chooses its own data",
     "scheduler": "the run sets the learning rate itself",
-    "amp": "it needs Apex",
 }
 OBJECTS = ("zero_optimization", "torch_autocast", "optimizer", "data_types", *ENGINE_SECTIONS, *INSTRUMENTS)
 
@@ -38,7 +38,13 @@ class _Run:
 
 
 def check_user_config(
-    user: Json, config: TrainConfig, world_size: int, *, stage: int | None = None, offload: bool | None = None
+    user: Json,
+    config: TrainConfig,
+    world_size: int,
+    *,
+    stage: int | None = None,
+    offload: bool | None = None,
+    allow_unknown_keys: bool = False,
 ) -> list[str]:
     """One sentence for each thing in a user's DeepSpeed JSON that contradicts the run; empty when it fits.
 
@@ -46,6 +52,7 @@ def check_user_config(
         user: the JSON as a mapping.
         config, world_size: the run.
         stage, offload: as the strategy's name or options fix them; None leaves them to the JSON.
+        allow_unknown_keys: leave it to DeepSpeed whether it knows every key.
     """
     for name in OBJECTS:
         if not isinstance(user.get(name, {}), Mapping):
@@ -60,7 +67,8 @@ def check_user_config(
         _check_optimizer,
         _check_rest,
     )
-    return [sentence for check in checks for sentence in check(run)]
+    unknown = [] if allow_unknown_keys else list(unknown_keys(user))
+    return unknown + [sentence for check in checks for sentence in check(run)]
 
 
 def _differs(where: str, given: object, wanted: object) -> Iterator[str]:

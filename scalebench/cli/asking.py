@@ -98,7 +98,9 @@ def read_toml(file: Path) -> tuple[str, dict[str, Any]]:
 def read_json(file: Path) -> dict[str, Any]:
     """The JSON object in `file`. Raises UserError."""
     try:
-        value = json.loads(_read(file))
+        value = json.loads(_read(file), object_pairs_hook=_each_once)
+    except _TwiceError as error:
+        raise UserError(f"{file}: the key '{error}' stands there twice in one object. Remove one.") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{file}, line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}.") from None
     except RecursionError:
@@ -138,6 +140,17 @@ def _completed(lines: Sequence[str], length: int) -> dict[str, Any]:
         with contextlib.suppress(tomllib.TOMLDecodeError):
             return tomllib.loads("\n".join(lines[:end]) + "\n")
     return {}
+
+
+class _TwiceError(Exception):
+    """A key of a JSON object that stands there twice; DeepSpeed refuses it, and json would take the last."""
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _TwiceError(next(key for key, _ in pairs if [name for name, _ in pairs].count(key) > 1))
+    return found
 
 
 def _holds(document: Mapping[str, Any], path: Sequence[str]) -> bool:

@@ -48,7 +48,20 @@ def resolve(request: Request, machine: Machine) -> list[RunSpec]:
     ]
     if not found:
         raise RequestError(("exclude",), "every cell is excluded. Exclude fewer.")
-    return list(dict.fromkeys(found))
+    specs = list(dict.fromkeys(found))
+    refuse_contradictions(request, specs)
+    return specs
+
+
+def refuse_contradictions(request: Request, specs: Sequence[RunSpec]) -> None:
+    """Raise RequestError for the first cell whose strategy's own configuration says otherwise than the cell."""
+    key = ("set", "strategy", "config") if request.deepspeed_config is None else ("deepspeed_config",)
+    for spec in specs:
+        if "config" in spec.strategy_options:
+            strategy = strategies.create(spec.strategy, spec.strategy_options)
+            told = strategy.contradictions(spec.train_config(), spec.world_size)
+            if told:
+                raise RequestError(key, f"in {spec.label}: {' '.join(told)}")
 
 
 def parts_of(request: Request) -> Iterator[Part]:

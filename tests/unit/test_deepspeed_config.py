@@ -15,6 +15,7 @@ from scalebench import strategies
 from scalebench.strategies import compat
 from scalebench.strategies.config import OptimizerConfig, TrainConfig
 from scalebench.strategies.deepspeed import DeepSpeed
+from scalebench.strategies.deepspeed_keys import REMOVED, REPLACED, SECTIONS, TOP_LEVEL
 from scalebench.strategies.deepspeed_unmatched import unmatched
 from scalebench.strategies.deepspeed_user import check_user_config
 
@@ -86,6 +87,13 @@ def test_a_json_that_says_what_the_run_says_is_accepted() -> None:
         ("tensor_parallel", {"autotp_size": 2}, "data parallel"),
         ("sequence_parallel_size", 2, "data parallel"),
         ("compile", {"deepcompile": True}, "--compile"),
+        ("amp", {"enabled": False}, "removed"),
+        ("zero_optimisation", {"stage": 1}, "write 'zero_optimization'"),
+        ("gradient_accumulation_step", 2, "write 'gradient_accumulation_steps'"),
+        ("something_of_mine", 1, "remove it"),
+        ("zero_optimization.overlap_coms", True, "write 'overlap_comm'"),
+        ("zero_optimization.cpu_offload", True, "write 'offload_optimizer'"),
+        ("fp16", {"init_scale_power": 8}, "write 'initial_scale_power'"),
     ],
 )
 def test_each_contradiction_is_refused_in_one_sentence(path: str, value: object, told: str) -> None:
@@ -98,6 +106,61 @@ def test_each_contradiction_is_refused_in_one_sentence(path: str, value: object,
 def changed(json: dict[str, Any], path: str, value: object) -> dict[str, Any]:
     head, _, rest = path.partition(".")
     return json | {head: changed(json.get(head, {}), rest, value) if rest else value}
+
+
+def test_unknown_keys_are_passed_on_when_that_is_asked() -> None:
+    user = FITTING | {"key_of_a_newer_deepspeed": 1}
+    assert any("allow_unknown_keys" in sentence for sentence in DeepSpeed(config=user).contradictions(RUN, RANKS))
+    asked = DeepSpeed(config=user, allow_unknown_keys=True)
+    assert asked.contradictions(RUN, RANKS) == []
+    json = asked.plan(RUN, RANKS).json
+    assert json["key_of_a_newer_deepspeed"] == 1
+    assert "allow_unknown_keys" not in str(json)
+
+
+class Watched(dict[str, Any]):
+    """A dict that remembers which keys it was asked for."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.asked: set[str] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked.add(key)
+        return super().get(key, default)
+
+    def __contains__(self, key: object) -> bool:
+        self.asked.add(str(key))
+        return super().__contains__(key)
+
+    def keys(self) -> Any:
+        return self
+
+    def __copy__(self) -> Watched:
+        return self
+
+
+def test_the_known_keys_are_those_that_deepspeed_reads() -> None:
+    config = pytest.importorskip("deepspeed.runtime.config")
+    watched = Watched({"train_batch_size": 1})
+    config.DeepSpeedConfig(watched)
+    in_a_process_group = {"sequence_parallel_size"}
+    assert (watched.asked | in_a_process_group) - set(REMOVED) == set(TOP_LEVEL)
+    assert set(config._REMOVED_TOP_LEVEL_CONFIG_KEYS) == set(REMOVED)
+
+
+def test_the_known_keys_of_sections_are_those_of_deepspeeds_models() -> None:
+    config = pytest.importorskip("deepspeed.runtime.config")
+    models = {
+        "zero_optimization": config.get_zero_config({}),
+        "fp16": config.get_float16_config({}),
+        "bf16": config.get_bfloat16_config({}),
+    }
+    for name, model in models.items():
+        fields = {field.alias or key: field.json_schema_extra for key, field in type(model).model_fields.items()}
+        old = {key for key, extra in fields.items() if (extra or {}).get("deprecated")}
+        assert set(SECTIONS[name]) == set(fields) - old
+        assert {f"{name}.{key}" for key in old} <= set(REPLACED)
 
 
 def test_contradictions_are_all_told_at_once() -> None:
@@ -145,7 +208,7 @@ def test_auto_takes_the_value_of_the_run_and_other_values_are_used() -> None:
         "bf16": {"enabled": "auto"},
         "zero_optimization": {"stage": 3, "reduce_bucket_size": "auto", "stage3_prefetch_bucket_size": 7},
         "optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": "auto"}},
-        "scheduler_not_here": "auto",
+        "steps_per_print": "auto",
     }
     assert check_user_config(user, run(precision="bf16"), RANKS) == []
     json = json_of("deepspeed", run(precision="bf16"), config=user)

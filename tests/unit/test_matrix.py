@@ -230,6 +230,17 @@ def test_a_deepspeed_json_is_for_the_strategy_deepspeed() -> None:
         cells(strategy="deepspeed_stage_2", deepspeed_config=own)
 
 
+def test_a_configuration_that_contradicts_a_cell_is_refused() -> None:
+    own = {"train_batch_size": 8}
+    assert cells(strategy="deepspeed", gpus=2, micro_batch=4, deepspeed_config=own)
+    with pytest.raises(RequestError, match=r"deepspeed-1xcpu-fp32: train_batch_size is 8 .* but 4 ") as told:
+        cells(strategy="deepspeed", gpus=[1, 2], micro_batch=4, deepspeed_config=own)
+    assert told.value.key == ("deepspeed_config",)
+    with pytest.raises(RequestError, match="train_batch_size") as told:
+        cells(strategy="deepspeed_stage_2", micro_batch=1, set={"strategy": {"config": own}})
+    assert told.value.key == ("set", "strategy", "config")
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
