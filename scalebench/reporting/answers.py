@@ -49,11 +49,13 @@ def answers(found: Sequence[Experiment]) -> list[Answer]:
 def group_ranking(experiment: Experiment, group: Sequence[Cell]) -> Ranking | None:
     """The ranking of a group's cells under their names; None when fewer than two can be ranked.
 
-    Only processes of one session were randomised against each other, so the session that measured the most cells often
-    enough is ranked, the latest of several.
+    A cell whose strategy failed its parity check is no choice, however fast. Only processes of one session were
+    randomised against each other, so the session that measured the most cells often enough is ranked, the latest of
+    several.
     """
-    sessions = list(dict.fromkeys(session for cell in group for session in cell.sessions))
-    candidates = [_samples(experiment, group, session) for session in sessions]
+    choices = [cell for cell in group if cell not in experiment.untrue]
+    sessions = list(dict.fromkeys(session for cell in choices for session in cell.sessions))
+    candidates = [_samples(experiment, choices, session) for session in sessions]
     samples = max(reversed(candidates), key=len, default={})
     return rank(samples) if len(samples) > 1 else None
 
@@ -64,14 +66,15 @@ def _samples(experiment: Experiment, group: Sequence[Cell], session: str) -> dic
 
 
 def _finding(experiment: Experiment, group: Sequence[Cell]) -> str:
-    measured = [cell for cell in group if cell.throughput]
+    measured = [cell for cell in group if cell.throughput and cell not in experiment.untrue]
     ranking = group_ranking(experiment, measured)
+    counts = "counts" if experiment.untrue.intersection(group) else "was measured"
     if not measured:
-        text = "nothing was measured"
+        text = f"nothing {counts}"
     elif ranking:
         text = _ranked(experiment, ranking, {experiment.names[cell]: cell for cell in measured})
     elif len(measured) == 1:
-        text = f"only {experiment.names[measured[0]]} was measured: {_figures(experiment, measured[0])}"
+        text = f"only {experiment.names[measured[0]]} {counts}: {_figures(experiment, measured[0])}"
     else:
         text = _unranked(experiment, measured)
     ranks = plural(group[0].spec.world_size, experiment.unit)
@@ -125,7 +128,9 @@ def _left_out(experiment: Experiment, group: Sequence[Cell], ranking: Ranking | 
     reasons: dict[str, list[str]] = {}
     for cell in group:
         name = experiment.names[cell]
-        if not cell.measured:
+        if cell in experiment.untrue:
+            reasons.setdefault("failed its parity check, so it is not ranked", []).append(name)
+        elif not cell.measured:
             reasons.setdefault(why_not_measured(cell), []).append(name)
         elif ranking and name not in (ranking.best, *ranking.margins):
             reasons.setdefault("too few processes in the session ranked", []).append(name)

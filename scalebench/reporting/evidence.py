@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scalebench.analysis.cells import Cell, machine, not_measured_because, ordered
+from scalebench.analysis.cells import Cell, not_measured_because, ordered
+from scalebench.analysis.parity import checks_of
 from scalebench.records.record import Contract, Record
 from scalebench.strategies.config import PRECISIONS
 
@@ -139,15 +140,8 @@ def parity_in_short(cell: Cell, parity: Sequence[Record]) -> str:
     """The latest parity verdict on the cell's workload, strategy, ranks and precision on this machine, or n/a."""
     if cell.spec.strategy == "single":
         return "reference"
-    verdicts = [verdict(record) for record in ordered(parity) if _parity_key(record) == _parity_key(cell.records[0])]
-    return verdicts[-1].partition(":")[0] if verdicts else UNKNOWN
-
-
-def _parity_key(record: Record) -> tuple[object, ...]:
-    spec = record.spec
-    options = tuple(sorted((name, str(value)) for name, value in spec.strategy_options.items()))
-    place = (spec.device, spec.world_size, str(machine(record)))
-    return (spec.workload, spec.strategy, options, spec.precision, spec.tf32, spec.profile, *place)
+    checks = checks_of(cell, parity)
+    return verdict(checks[-1]).partition(":")[0] if checks else UNKNOWN
 
 
 def _finished(cell: Cell) -> list[Record]:

@@ -17,6 +17,7 @@ from scalebench.analysis.cells import (
     cells,
     machine,
 )
+from scalebench.analysis.parity import failed_parity
 from scalebench.records.record import Record
 from scalebench.spec import DeviceType, RunSpec
 from scalebench.strategies import BUILTIN
@@ -33,12 +34,15 @@ class Experiment:
         title: what it is, unique within a report.
         slug: the title's first part for file names, unique within a report.
         names: each cell's strategy, with the options that tell it from another cell of the same strategy.
+        untrue: the cells whose strategy failed its parity check: it trained another model, so nothing may be said for
+            it.
     """
 
     title: str
     slug: str
     cells: list[Cell]
     names: dict[Cell, str]
+    untrue: frozenset[Cell]
 
     @property
     def unit(self) -> str:
@@ -60,14 +64,22 @@ class Experiment:
 
 def experiments(records: Iterable[Record]) -> list[Experiment]:
     """Every experiment among `records`, in the order they first ran."""
+    ran = list(records)
+    checks = [record for record in ran if record.kind == "parity"]
     found: dict[tuple[object, ...], list[Cell]] = {}
-    for cell in cells(records):
+    for cell in cells(ran):
         found.setdefault((cell.setting(FREE_FIELDS), _batch(cell.spec)), []).append(cell)
     groups = [sorted(members, key=_place) for members in found.values()]
     titles = _titles(groups)
     slugs = _numbered([_slug(members[0].spec) for members in groups])
     return [
-        Experiment(title=title, slug=slug, cells=members, names=_names(members))
+        Experiment(
+            title=title,
+            slug=slug,
+            cells=members,
+            names=_names(members),
+            untrue=frozenset(cell for cell in members if failed_parity(cell, checks)),
+        )
         for title, slug, members in zip(titles, slugs, groups, strict=True)
     ]
 

@@ -83,7 +83,7 @@ def _evidence(rule: Rule, experiment: Experiment) -> dict[str, list[tuple[Cell, 
     """The cells that bear on `rule`, with what they measured, by precision."""
     found: dict[str, list[tuple[Cell, Estimate]]] = {}
     for cell in experiment.measured:
-        comparison = rule.measure(cell, experiment.cells)
+        comparison = None if cell in experiment.untrue else rule.measure(cell, experiment.cells)
         if comparison and comparison.estimate:
             found.setdefault(cell.precision, []).append((cell, comparison.estimate))
     return found

@@ -102,6 +102,28 @@ def test_a_failed_parity_check_is_a_caution() -> None:
     assert any("ddp on 2 ranks in fp32 failed its parity check" in line for line in lines)
 
 
+def test_what_failed_its_parity_check_is_never_the_fastest() -> None:
+    spec = make_spec(strategy="fsdp1", world_size=2)
+    records = repeats("ddp", FAST) + repeats("fsdp", SLOW) + repeats("fsdp1", [0.005] * 5)
+    assert "fsdp1 is fastest" in answer([*records, make_parity(spec)])[1]
+    assert "fsdp1 is fastest" in answer([*records, make_parity(make_spec(strategy="fsdp1"), passed=False)])[1], "1 rank"
+    line = answer([*records, make_parity(spec, passed=False)])[1]
+    assert "ddp is fastest" in line
+    assert "over fsdp (" in line
+    assert line.endswith("fsdp1: failed its parity check, so it is not ranked")
+
+
+def test_a_later_check_that_is_passed_restores_a_strategy() -> None:
+    spec = make_spec(strategy="ddp", world_size=2)
+    failed = make_parity(spec, passed=False, started_at="2030-01-01T00:00:00+00:00")
+    passed = make_parity(spec, session="s2", started_at="2030-01-02T00:00:00+00:00")
+    records = repeats("ddp", FAST) + repeats("fsdp", SLOW)
+    assert "ddp is fastest" in answer([*records, failed, passed])[1]
+    assert "only fsdp counts" in answer([*records, failed])[1]
+    lone = make_parity(make_spec(strategy="fsdp", world_size=2), passed=False)
+    assert "nothing counts" in answer([*records, failed, lone])[1]
+
+
 def test_a_busy_machine_is_a_caution() -> None:
     record = make_record(make_spec(), 0.01)
     busy = record.ranks[0].model_copy(update={"cpu_seconds": 0.04, "host_busy_seconds": 0.1})
