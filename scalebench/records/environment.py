@@ -22,6 +22,7 @@ VARIABLE_PREFIXES = (
     "OMP_",
     "MKL_",
     "KMP_",
+    "MALLOC_",
     "GOMP_",
     "GLOO_",
     "DS_",

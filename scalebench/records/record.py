@@ -9,6 +9,7 @@ Method history (how the figures are obtained; records of different methods are n
     1: step boundaries on a shared clock after a common start barrier, fixed warm-up, automatic garbage collection off.
     2: steps in chunks with pauses between them, the window from a pause on, the steps just after a pause left out of
        estimates; warm-up and window exact or as long as the steps' own times ask for.
+    3: on a CPU glibc keeps what steps free, so that they find their memory mapped.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from scalebench.records.theory import TheoryFacts
 from scalebench.spec import RunSpec
 
 SCHEMA = 1
-METHOD = 2
+METHOD = 3
 
 Status = Literal["ok", "oom", "unsupported", "timeout", "failed", "interrupted"]
 

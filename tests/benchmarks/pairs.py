@@ -20,6 +20,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from scalebench.analysis.steps import foreign_cpu_cores
+from scalebench.harness.placement import KEPT_AT_THE_END_BYTES, KEPT_BLOCK_BYTES
 from scalebench.harness.runner import execute
 from scalebench.records.environment import collect
 from scalebench.records.record import Record
@@ -221,6 +222,7 @@ def bare_command(spec: RunSpec) -> list[str]:
 
 
 def bare_environment() -> dict[str, str]:
-    """Loopback for gloo as in scalebench, and one thread from the start as an expert would set it."""
+    """Loopback for gloo and glibc's thresholds as in scalebench, and one thread from the start as an expert would."""
     own = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
-    return dict(os.environ) | own
+    kept = {"MALLOC_TRIM_THRESHOLD_": KEPT_AT_THE_END_BYTES, "MALLOC_MMAP_THRESHOLD_": KEPT_BLOCK_BYTES}
+    return dict(os.environ) | own | {name: str(size) for name, size in kept.items()}

@@ -1,17 +1,19 @@
-"""What a rank leaves behind when it leaves its process group."""
+"""What a rank keeps while it runs, and what it leaves behind when it leaves its process group."""
 
 from __future__ import annotations
 
 import gc
 import os
+import resource
 import weakref
 from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from scalebench import strategies, workloads
-from scalebench.harness.placement import process_group, take_place
+from scalebench.harness.placement import keep_freed_memory, process_group, take_place
 from tests.benchmarks.pairs import Cell
 from tests.distributed.ranks import run_ranks
 
@@ -38,3 +40,19 @@ def module_outlives_its_group(strategy: str, folder: Path) -> bool:
 def test_nothing_that_refers_to_the_group_outlives_it(strategy: str, tmp_path: Path) -> None:
     """DDP's reducer, collected after the group, was seen to hang its rank for good."""
     assert run_ranks(module_outlives_its_group, 1, strategy, tmp_path) == [False]
+
+
+def page_faults(keeps: bool) -> int:
+    """Of ten rounds in which 60 MB are allocated, written and freed again, after some rounds before."""
+    if keeps:
+        keep_freed_memory()
+    for number in range(14):
+        if number == 4:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        [torch.ones(5_000_000) for _ in range(3)].clear()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def test_a_step_finds_its_memory_mapped() -> None:
+    [kept], [returned] = run_ranks(page_faults, 1, True), run_ranks(page_faults, 1, False)
+    assert kept < returned / 20
