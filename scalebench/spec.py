@@ -36,6 +36,7 @@ class RunSpec(BaseModel):
         steps: timed optimizer steps, exactly; None: until the median step is known to `target_precision`.
         target_precision: half the width of the 95% interval of the median step, over the median; None with `steps`.
         max_seconds: bounds the time of the steps whose number is not exact; None when both numbers are.
+        diagnostics: whether what ran is looked at after the timed steps: contract, phases, memory, communication.
         debug: the run carried debugging variables and is not comparable with others.
     """
 
@@ -68,6 +69,7 @@ class RunSpec(BaseModel):
     target_precision: float | None = Field(default=None, gt=0, lt=1)
     max_seconds: float | None = Field(default=None, gt=0)
     seed: int = 0
+    diagnostics: bool = True
     debug: bool = False
     timeout_seconds: float = Field(default=600.0, gt=0)
 

@@ -15,7 +15,7 @@ from scalebench.stats.intervals import Estimate, geometric_mean, geometric_ratio
 
 from .steps import window
 
-NOT_A_SETTING = {"timeout_seconds", "debug"}
+NOT_A_SETTING = {"timeout_seconds", "diagnostics", "debug"}
 STRATEGY_FIELDS = {"strategy", "strategy_options", "grad_sync"}
 BATCH_FIELDS = {"micro_batch", "accumulation"}
 PRECISION_FIELDS = {"precision", "tf32"}

@@ -15,7 +15,10 @@ from scalebench.cli.asking import Asked, read_asked, read_assignments
 from scalebench.cli.flags import request_flags
 from scalebench.cli.summary import (
     Finished,
+    cautions,
+    columns_of,
     describe_plan,
+    describe_shared,
     describe_standing,
     exit_code,
     parity_lines,
@@ -60,6 +63,7 @@ def command(
     config: str | None,
     assignments: Sequence[str],
     json_lines: bool,
+    dry_run: bool,
     local_rank: str | None,
     only_parity: bool = False,
     **flags: Any,
@@ -75,6 +79,8 @@ def command(
     if request.debug:
         os.environ.update({name: os.environ.get(name, value) for name, value in DEBUG_VARIABLES.items()})
     machine = detect(request.device or "auto")
+    if dry_run:
+        return foretell(asked, request, machine, json_lines)
     if is_worker(os.environ):
         return work(asked, request, machine, json_lines)
     return measure(asked, request, machine, json_lines)
@@ -96,6 +102,9 @@ run = click.Command(
             ["--deepspeed-config"], metavar="FILE.json", help="DeepSpeed's own JSON, for the strategy deepspeed."
         ),
         click.Option(["--config"], metavar="FILE.toml", help="Read all of this from a file; flags override it."),
+        click.Option(
+            ["--dry-run"], is_flag=True, help="Show the cells, the memory theory expects and the time; run nothing."
+        ),
         click.Option(["--json", "json_lines"], is_flag=True, help="Print each record as a line of JSON instead."),
         click.Option(["--local-rank", "--local_rank"], hidden=True),
     ],
@@ -117,10 +126,7 @@ def repeats_of(request: Request) -> int:
 
 def measure(asked: Asked, request: Request, machine: Machine, json_lines: bool) -> int:
     """Plan, run what is left of the plan, and report all of it, on this machine alone."""
-    specs = cells_of(asked, request, machine)
-    runs = plan(specs, repeats_of(request), specs[0].seed, parity=bool(request.parity))
-    if not runs:
-        raise UserError("nothing to check: `single` is what the others are checked against. Name other strategies.")
+    specs, runs = planned(asked, request, machine)
     tell(describe_plan(specs, len(runs), machine))
     with reserved(results_folder(request), waiting=lambda: tell([WAITING])):
         found = standing_of(runs, asked, request)
@@ -135,14 +141,45 @@ def measure(asked: Asked, request: Request, machine: Machine, json_lines: bool) 
     return exit_code([record for record, _ in progress.finished])
 
 
+def foretell(asked: Asked, request: Request, machine: Machine, json_lines: bool) -> int:
+    """Show what would be run, without running or writing anything."""
+    specs, runs = planned(asked, request, machine)
+    stored = standing(runs, results_folder(request), request.retry or ())
+    found = stored if resumes(asked, request) else replace(stored, left=runs)
+    if json_lines:
+        for run in found.left:
+            click.echo(run.model_dump_json())
+        return EXIT_OK
+    from scalebench.cli.forecast import forecast, outlook
+
+    tell(describe_shared(specs, len(runs), machine))
+    print_table(*forecast(specs, columns_of(specs), runs, found))
+    for line in [*outlook(specs, found), *cautions(specs, machine)]:
+        click.echo(line)
+    return EXIT_OK
+
+
+def planned(asked: Asked, request: Request, machine: Machine) -> tuple[list[RunSpec], list[PlannedRun]]:
+    """The cells and their runs in order. Raises UserError when there is nothing to run."""
+    specs = cells_of(asked, request, machine)
+    runs = plan(specs, repeats_of(request), specs[0].seed, parity=bool(request.parity))
+    if not runs:
+        raise UserError("nothing to check: `single` is what the others are checked against. Name other strategies.")
+    return specs, runs
+
+
 def standing_of(runs: Sequence[PlannedRun], asked: Asked, request: Request) -> Standing:
     """How far the plan has come: not at all where it is to be measured anew."""
-    if request.retry and request.resume is False:
-        raise asked.located(RequestError(("retry",), "--no-resume measures everything anew. Leave one of them out."))
-    by_default = asked.file is not None or request.retry is not None
-    if not (by_default if request.resume is None else request.resume):
+    if not resumes(asked, request):
         return Standing(left=runs)
     return standing(runs, results_folder(request), request.retry or ())
+
+
+def resumes(asked: Asked, request: Request) -> bool:
+    """Whether what is recorded counts: as asked, else for a plan from a file, or of which some runs are retried."""
+    if request.retry and request.resume is False:
+        raise asked.located(RequestError(("retry",), "--no-resume measures everything anew. Leave one of them out."))
+    return bool(asked.file or request.retry) if request.resume is None else request.resume
 
 
 def work(asked: Asked, request: Request, machine: Machine, json_lines: bool) -> int:

@@ -30,14 +30,21 @@ AXES = ("strategy", "world_size", "precision", "micro_batch", "accumulation", "g
 
 def describe_plan(specs: Sequence[RunSpec], runs: int, machine: Machine) -> list[str]:
     """The resolved values: those that all cells share, then a row per cell, then what to know before it starts."""
-    columns = list(dict.fromkeys([*AXES, *varying(specs)]))
+    columns = columns_of(specs)
+    rows = _aligned([columns, *(shown(spec, columns) for spec in specs)])
+    return [*describe_shared(specs, runs, machine), *rows, *cautions(specs, machine)]
+
+
+def describe_shared(specs: Sequence[RunSpec], runs: int, machine: Machine) -> list[str]:
+    """How many cells and runs there are and where, and the values that all cells share."""
     heading = f"{count(len(specs), 'cell')}, {count(runs, 'run')} in blocks shuffled by seed {specs[0].seed}"
-    return [
-        f"{heading}; on {where(machine)}",
-        *(f"  {name}: {plain(value)}" for name, value in shared(specs) if name not in AXES),
-        *_aligned([columns, *(shown(spec, columns) for spec in specs)]),
-        *cautions(specs, machine),
-    ]
+    values = (f"  {name}: {plain(value)}" for name, value in shared(specs) if name not in AXES)
+    return [f"{heading}; on {where(machine)}", *values]
+
+
+def columns_of(specs: Sequence[RunSpec]) -> list[str]:
+    """The fields that a table of planned cells shows."""
+    return list(dict.fromkeys([*AXES, *varying(specs)]))
 
 
 def describe_standing(found: Standing, planned: int) -> list[str]:

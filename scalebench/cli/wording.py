@@ -71,7 +71,7 @@ def _apart(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> int:
 
 def head(name: str) -> str:
     """A field's name as the head of a column."""
-    return HEADS.get(name, name).replace("_", " ")
+    return name if "." in name else HEADS.get(name, name).replace("_", " ")
 
 
 def shown(spec: RunSpec, names: Sequence[str]) -> list[str]:

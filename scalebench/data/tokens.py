@@ -72,6 +72,12 @@ def synthetic_samples(
 
     What sample i holds follows from the seed, the context length and the vocabulary.
     """
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randint(vocab_size, (count, context_length + 1), generator=generator, dtype=torch.int32)
+    generator, shape = torch.Generator().manual_seed(seed), (count, context_length + 1)
+    try:
+        rows = torch.randint(vocab_size, shape, generator=generator, dtype=torch.int32)
+    except RuntimeError as error:  # of the allocator
+        raise UserError(
+            f"{count} synthetic samples of {context_length} tokens do not fit into memory. "
+            "Set a smaller workload.context_length."
+        ) from error
     return TokenSamples(name=f"{SYNTHETIC} (seed {seed})", sha256=None, rows=rows)

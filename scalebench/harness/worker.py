@@ -14,7 +14,7 @@ from torch.distributed.elastic.multiprocessing.errors import record as record_er
 from scalebench import data, strategies, workloads
 from scalebench.errors import UnsupportedError
 from scalebench.harness import parity
-from scalebench.harness.diagnosis import diagnose
+from scalebench.harness.diagnosis import Diagnosis, diagnose
 from scalebench.harness.job import Job, Report
 from scalebench.harness.lifeline import attach
 from scalebench.harness.phase import Phase
@@ -104,7 +104,8 @@ def measure(spec: RunSpec, strategy: Strategy, place: Place, phase: Phase, stage
     memory = read_peaks(place.device, resident_before)
     skipped = step.skipped_steps()
     phase.enter("diagnostics")
-    found = diagnose(step, batches, spec, place.device, partial(barrier, place.device))
+    ready = partial(barrier, place.device)
+    found = diagnose(step, batches, spec, place.device, ready) if spec.diagnostics else Diagnosis()
     memory = memory.model_copy(update=found.memory)
     report = Report(
         window=row.window,

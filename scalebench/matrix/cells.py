@@ -231,6 +231,7 @@ def common_fields(point: Request) -> dict[str, Any]:
         "compile": one(point.compile, False),
         **length_fields(point),
         "seed": point.seed or 0,
+        "diagnostics": point.diagnostics is not False,
         "debug": bool(point.debug),
         "timeout_seconds": point.timeout or 600.0,
     }

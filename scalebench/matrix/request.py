@@ -265,6 +265,9 @@ class Request(Axes):
     deepspeed_config: dict[str, Any] | None = None
     baseline: Truth | None = _ask("Add `single` at one rank, which efficiency is measured against. Default: yes.")
     parity: Truth | None = _ask("Check each cell against `single` on the same micro-batches first. Default: no.")
+    diagnostics: Truth | None = _ask(
+        "After the timed steps look at what ran: contract, phases, memory by category, communication. Default: yes."
+    )
     timeout: Positive | None = _ask("Longest wait in one collective before a run is given up. Default: 600.", "SECONDS")
     start_method: Annotated[StartMethod, choice("start method", StartMethod)] | None = _ask(
         "How ranks start; spawn is slower and depends on less. Default: forkserver.", "forkserver|spawn"

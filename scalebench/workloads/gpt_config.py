@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from scalebench.errors import UserError
 
+LARGEST = 2**31 - 1
+"""Of any option: tokens and the numbers of them are held in 32 bits."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig:
@@ -31,8 +34,10 @@ class GPTConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_layers", "hidden_size", "num_heads", "context_length", "vocab_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"workload.{name} is {getattr(self, name)}; give a whole number of at least 1.")
+            if not 1 <= getattr(self, name) <= LARGEST:
+                raise UserError(
+                    f"workload.{name} is {getattr(self, name)}; give a whole number of at least 1, at most {LARGEST}."
+                )
         if self.hidden_size % self.num_heads:
             raise UserError(
                 f"workload.hidden_size {self.hidden_size} does not divide into {self.num_heads} heads; "

@@ -248,3 +248,10 @@ def test_data_that_will_not_do_is_said_before_anything_runs(tmp_path: Path) -> N
     with pytest.raises(UserError, match="global batch"):
         run_one(tiny(micro_batch=10**9), tmp_path / "results")
     assert not list(tmp_path.glob("results/*/*.json"))
+
+
+def test_a_run_without_diagnostics_times_its_steps_and_looks_at_nothing_else(tmp_path: Path) -> None:
+    record = run_one(tiny(diagnostics=False), tmp_path)
+    assert (record.status, record.contract) == ("ok", None)
+    assert [len(facts.step_end_ns) for facts in record.ranks] == [TINY_STEPS] * 2
+    assert all(facts.phases is facts.communication is None for facts in record.ranks)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from scalebench import workloads
 from scalebench.cli import main
 from scalebench.cli import run as run_module
 from scalebench.errors import UserError
@@ -18,8 +19,9 @@ from scalebench.machine import Machine
 from scalebench.matrix import Request
 from scalebench.records.record import Record
 from scalebench.records.store import write_record
-from scalebench.spec import PlannedRun
-from tests.unit.factory import ENVIRONMENT, make_parity, make_record
+from scalebench.reporting.text import size
+from scalebench.spec import PlannedRun, RunSpec
+from tests.unit.factory import ENVIRONMENT, make_parity, make_record, make_spec
 
 CPU = Machine(device="cpu", gpu_count=0, cores=2, bf16_native=False)
 Script = Callable[[int, PlannedRun], dict[str, Any]]
@@ -285,6 +287,70 @@ class TestResuming:
         executor.runs = []
         assert main.exit_code(["parity", "--config", matrix]) == 0
         assert executor.runs == []
+
+
+class TestDryRun:
+    FLAGS = ("--strategy", "ddp,deepspeed_stage_2", "--gpus", "1,2", "--precision", "fp32,fp16", "--steps", "9")
+
+    def test_it_shows_every_cell_with_theorys_memory_and_runs_nothing(
+        self, executor: Executor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert call(*self.FLAGS, "--data", "synthetic", "--dry-run") == 0
+        assert executor.runs == []
+        assert list(tmp_path.iterdir()) == []
+        out, err = capsys.readouterr()
+        rows = {tuple(line.split()[:3]): line for line in out.splitlines()}
+        assert "10 cells, 30 runs" in err
+        assert "0/3" in rows["ddp", "2", "fp32"]
+        spec = make_spec(strategy="ddp", world_size=2, data="synthetic")
+        assert f" {size(peak_by_hand(spec))} " in rows["ddp", "2", "fp32"]
+        assert " n/a " in rows["deepspeed_stage_2", "2", "fp16"]
+        assert out.count("unsupported: deepspeed_stage_2 on 2 ranks in fp16: ") == 1
+        assert "30 runs to make; time: unknown, as no run of these cells is recorded" in out
+
+    def test_the_time_is_that_of_earlier_runs_of_the_same_cells(
+        self, executor: Executor, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        flags = ("--strategy", "ddp", "--gpus", "2", "--results", "r")
+        executor.session, executor.script = "a", lambda index, run: {"wall_seconds": 2.0 * run.spec.world_size}
+        assert call(*flags, "--repeats", "2") == 0
+        capsys.readouterr()
+        assert call(*flags, "--repeats", "5", "--dry-run") == 0
+        assert "10 runs to make; time: about 30.0 s." in capsys.readouterr().out, "5 of 2 s and 5 of 4 s"
+        assert call(*flags, "--repeats", "5", "--resume", "--dry-run") == 0
+        out = capsys.readouterr().out
+        assert "6 runs to make; time: about 18.0 s." in out
+        assert out.count(" 2/5 ") == 2
+        assert call(*flags, "--precision", "fp32,bf16", "--dry-run") == 0
+        assert "time: about 36.0 s, rough, as 6 of them" in capsys.readouterr().out
+
+    def test_as_json_it_prints_the_runs_in_their_order(
+        self, executor: Executor, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert call(*self.FLAGS, "--dry-run", "--json") == 0
+        printed = [PlannedRun.model_validate_json(line) for line in capsys.readouterr().out.splitlines()]
+        assert call(*self.FLAGS) == 0
+        assert printed == executor.runs
+
+    def test_what_cannot_be_counted_has_no_forecast(
+        self, executor: Executor, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for option in ("num_layers=2000000000", "hidden_size=2000000000"):
+            assert call("--strategy", "ddp", "--set", f"workload.{option}", "--dry-run") == 0
+            assert " n/a " in capsys.readouterr().out
+
+
+def peak_by_hand(spec: RunSpec) -> int:
+    """Peak of ddp in fp32 at accumulation 1: parameters, two moments, buckets; then the activations or the gradients,
+    with a bucket's copy, whichever are more."""
+    workload = workloads.create(spec.workload, spec.size)
+    saved = workload.saved_activations()
+    elements = workload.parameter_count()
+    assert saved is not None
+    activations = spec.micro_batch * (
+        saved.bytes(compute=4, residual=4, checkpointing=False) + saved.turn.bytes(compute=0, residual=0)
+    )
+    return 4 * 4 * elements + max(activations, 4 * elements)
 
 
 class TestUnderAForeignLauncher:
