@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Sequence
 
-from scalebench.doctor.finding import Result, examine
+from scalebench.doctor.finding import Check, Finding, Result, examine
 
 FAMILIES = (
     "packages",
@@ -27,4 +27,19 @@ FAMILIES = (
 def diagnose(families: Sequence[str] = FAMILIES) -> Iterator[Result]:
     """Run the checks of `families` one after another; results come as they are found. Raises nothing."""
     for family in families:
-        yield from examine(family, importlib.import_module(f"scalebench.doctor.{family}").CHECKS)
+        yield from examine(family, _checks(family))
+
+
+def _checks(family: str) -> Sequence[Check]:
+    """The family's checks; where its module cannot be imported (psutil is missing, say) one that tells so."""
+
+    def import_() -> Iterator[Finding]:
+        """The checks of this family need it."""
+        raise broken
+
+    try:
+        checks: Sequence[Check] = importlib.import_module(f"scalebench.doctor.{family}").CHECKS
+    except Exception as error:  # a broken library raises anything at all
+        broken = error
+        return (import_,)
+    return checks

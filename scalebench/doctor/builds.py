@@ -11,7 +11,8 @@ import psutil
 
 from scalebench.doctor.finding import Finding, note, ok, problem
 
-BUILDERS = {"ninja", "nvcc", "cicc", "ptxas", "cc1plus", "g++", "c++", "clang++"}
+YOUNG_SECONDS = 60.0
+"""So long a build may take from its lock to its first compiler."""
 
 
 def extensions_folder() -> Path:
@@ -25,20 +26,19 @@ def locks() -> Iterator[Finding]:
     """A build that was killed leaves its lock; whoever needs that extension next waits for it for ever."""
     folder = extensions_folder()
     found = [path for depth in ("*", "*/*") for path in sorted(folder.glob(f"{depth}/lock"))]
-    building = bool(found) and _is_building()
     for path in found:
         age = time.time() - path.stat().st_mtime
-        said = f"{path}, {age / 60:.0f} min old"
-        if building:
-            yield note(f"{said}; something is being compiled now", "wait until it has ended, then ask again")
+        if age < YOUNG_SECONDS or _in_use(path.parent):
+            yield note(f"{path}: its extension is being built now", "wait until that has ended, then ask again")
         else:
-            yield problem(f"{said}, and nothing is being compiled", f"rm -r {path.parent}")
+            yield problem(f"{path}: {age / 60:.0f} min old, and nobody builds there", f"rm -r {path.parent}")
     if not found:
         yield ok(f"none in {folder}")
 
 
-def _is_building() -> bool:
-    return any(found.info["name"] in BUILDERS for found in psutil.process_iter(["name"]))
+def _in_use(folder: Path) -> bool:
+    """Whether a process works in this folder, as ninja and its compilers do while they build."""
+    return any(found.info["cwd"] == str(folder.resolve()) for found in psutil.process_iter(["cwd"]))
 
 
 def folder() -> Iterator[Finding]:

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 
 from scalebench.doctor.finding import CannotTellError, Finding, note, ok, problem
-from scalebench.doctor.probe import ending, run
+from scalebench.doctor.interpreter import ending, run
 from scalebench.machine import visible_gpus
 
 RUN_SECONDS = 180.0

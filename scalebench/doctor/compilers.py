@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from scalebench.doctor.finding import CannotTellError, Finding, note, ok, problem
-from scalebench.doctor.probe import ending, run, torch_facts
+from scalebench.doctor.interpreter import ending, run, torch_facts
 from scalebench.doctor.versions import numbers
 
 COMPILE_SECONDS = 60.0

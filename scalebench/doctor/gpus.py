@@ -27,7 +27,7 @@ def driver(pci: Path = Path("/sys/bus/pci/devices")) -> Iterator[Finding]:
         yield unknown(f"pynvml cannot be imported ({error})", "pip install nvidia-ml-py")
     except Exception as error:  # NVML has a class of its own for each code
         said = f"{type(error).__name__}: {error}"
-        if "Mismatch" in type(error).__name__:
+        if type(error).__name__ == "NVMLError_LibRmVersionMismatch":
             yield problem(f"kernel driver and library are of different versions ({said})", "sudo reboot")
         elif boards:
             yield problem(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
@@ -34,18 +33,14 @@ COSTS = {
 
 def foreign_scalebench() -> Iterator[Finding]:
     """The package index has an unrelated distribution of the same import name; whichever comes first is imported."""
-    foreign = [found for found in distributions() if _name(found) == "scalebench"]
+    foreign = [found for found in distributions() if distribution_name(found) == "scalebench"]
     if foreign:
         yield problem(
             f"the distribution scalebench {foreign[0].version} is installed, which is not this one ({OURS})",
             f"pip uninstall scalebench && pip install --force-reinstall --no-deps {OURS}",
         )
-    spec = importlib.util.find_spec("scalebench")
-    here = Path(scalebench.__file__).parent
-    if not foreign:
-        yield ok(
-            f"scalebench {scalebench.__version__} from {Path(spec.origin).parent if spec and spec.origin else here}"
-        )
+    else:
+        yield ok(f"scalebench {scalebench.__version__} from {Path(scalebench.__file__).parent}")
 
 
 def needed() -> Iterator[Finding]:
@@ -68,35 +63,36 @@ def optional() -> Iterator[Finding]:
 
 def shadowed() -> Iterator[Finding]:
     """A file or folder of your own with a library's name is imported instead of it, with puzzling errors."""
-    hidden = [
-        path
-        for module in (*REQUIRED, *OPTIONAL, "scalebench")
-        for path in (Path.cwd() / f"{module}.py", Path.cwd() / module / "__init__.py")
-        if path.exists() and not _is_ours(path)
-    ]
+    names = (*REQUIRED, *OPTIONAL, "scalebench")
+    modules = [Path.cwd() / f"{name}.py" for name in names]
+    packages = [Path.cwd() / name for name in names if (Path.cwd() / name / "__init__.py").exists()]
+    hidden = [path for path in (*modules, *packages) if path.exists() and not _is_ours(path)]
     for path in hidden:
-        yield problem(
-            f"{path} hides the library of that name", f"rename it: mv {path} {path.with_name('my_' + path.name)}"
-        )
+        yield problem(f"{path} hides the library of that name", f"mv {path} {path.with_name('my_' + path.name)}")
     if not hidden:
         yield ok(f"nothing in {Path.cwd()} hides a library")
 
 
 def twice_installed() -> Iterator[Finding]:
-    """An interrupted upgrade leaves two copies of a package's metadata: versions shown need not be those used."""
-    copies = Counter(_name(found) for found in {str(_folder(found)): found for found in distributions()}.values())
-    doubled = sorted(
-        name for name, count in copies.items() if count > 1 and name in {*REQUIRED.values(), *OPTIONAL.values()}
-    )
-    for name in doubled:
-        yield problem(f"{name} is installed {copies[name]} times on this path", f"pip install --force-reinstall {name}")
+    """Of two copies the first on the path is imported; two in one folder are what an interrupted upgrade leaves."""
+    known = {*REQUIRED.values(), *OPTIONAL.values()}
+    folders: dict[str, list[str]] = defaultdict(list)
+    for name, folder, _ in sorted({_copy(found) for found in distributions() if distribution_name(found) in known}):
+        folders[name].append(folder)
+    doubled = {name: where for name, where in folders.items() if len(where) > 1}
+    for name, where in doubled.items():
+        finding = note if len(set(where)) == len(where) else problem
+        yield finding(
+            f"{name}: {len(where)} times, in {', '.join(where)}",
+            f"pip uninstall {name}, till it is gone; pip install {name}",
+        )
     if not doubled:
         yield ok("each once")
 
 
 def deprecated_pynvml() -> Iterator[Finding]:
     """The distribution pynvml is an old wrapper under the name of nvidia-ml-py's module: one overwrites the other."""
-    if any(_name(found) == "pynvml" for found in distributions()):
+    if any(distribution_name(found) == "pynvml" for found in distributions()):
         yield note("pynvml is installed", "pip uninstall pynvml && pip install --force-reinstall nvidia-ml-py")
     else:
         yield ok("not installed")
@@ -110,19 +106,20 @@ def _importable(module: str) -> bool:
 
 
 def _is_ours(path: Path) -> bool:
-    return os.path.realpath(path).startswith(os.path.realpath(Path(scalebench.__file__).parent))
+    return path.resolve() == Path(scalebench.__file__).parent.resolve()
 
 
-def _name(found: Distribution) -> str:
+def _copy(found: Distribution) -> tuple[str, str, str]:
+    """Name, folder and version: a folder that is twice on the path has still one copy."""
+    return distribution_name(found), str(found.locate_file("")), found.version
+
+
+def distribution_name(found: Distribution) -> str:
     """As the index normalises it; empty for a damaged one."""
     try:
         return str(found.metadata["Name"] or "").lower().replace("_", "-")
     except Exception:  # metadata cut off in the middle
         return ""
-
-
-def _folder(found: Distribution) -> object:
-    return getattr(found, "_path", id(found))
 
 
 CHECKS = (foreign_scalebench, needed, optional, shadowed, twice_installed, deprecated_pynvml)

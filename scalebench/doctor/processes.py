@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -17,8 +18,9 @@ MEMORY_LEAST = 2 * GIB
 FOREIGN_CORES = 0.7
 """Cores that others keep busy, above which runs differ by more than what is to be measured (seen on two cores)."""
 LOAD_SECONDS = 0.5
-LAUNCHERS = ("torch.distributed.run", "torch.distributed.launch", "torchrun", "scalebench", "deepspeed")
-RANKS = ("multiprocessing.spawn", "multiprocessing.forkserver", *LAUNCHERS)
+STARTED_BY_MULTIPROCESSING = ("multiprocessing.spawn", "multiprocessing.forkserver")
+LAUNCHED = {"RANK", "WORLD_SIZE"}
+"""Variables that a process started by torchrun has."""
 
 
 def gpu_memory() -> Iterator[Finding]:
@@ -90,17 +92,28 @@ def left_over() -> Iterator[Finding]:
         process for process in psutil.process_iter(["name", "cmdline", "ppid", "status"]) if _is_left_over(process)
     ]
     for process in found:
-        command = " ".join(process.info["cmdline"])[:100]
-        yield note(f"process {process.pid} ({command}) has lost its launcher or is stopped", f"kill -9 {process.pid}")
+        command = " ".join(process.info["cmdline"])[:80]
+        state = "is stopped" if process.info["status"] == psutil.STATUS_STOPPED else "has lost its launcher"
+        yield note(f"process {process.pid} {state}: {command}", f"kill -9 {process.pid}")
     if not found:
         yield ok("none of a former run")
 
 
 def _is_left_over(process: psutil.Process) -> bool:
+    idle = process.info["ppid"] == 1 or process.info["status"] == psutil.STATUS_STOPPED
+    return bool(
+        idle and (process.info["name"] or "").startswith("python") and process.pid != os.getpid() and _is_rank(process)
+    )
+
+
+def _is_rank(process: psutil.Process) -> bool:
+    """Whether it was started as one of several: by multiprocessing, or by torchrun."""
     words = " ".join(process.info["cmdline"] or ())
-    if not (process.info["name"] or "").startswith("python") or not any(name in words for name in RANKS):
-        return False
-    return bool(process.info["ppid"] == 1 or process.info["status"] == psutil.STATUS_STOPPED)
+    if any(name in words for name in STARTED_BY_MULTIPROCESSING):
+        return True
+    with contextlib.suppress(psutil.Error, OSError):
+        return process.environ().keys() >= LAUNCHED
+    return False
 
 
 CHECKS = (gpu_memory, gpu_processes, memory, cpu_load, left_over)

@@ -20,7 +20,6 @@ ANCESTORS = {
 """NVML's nearest common ancestors of two GPUs (nvml.h, nvmlGpuTopologyLevel)."""
 READ_CAPABILITY = 0
 PEER_OK = 0
-MOST_LINKS = 18
 
 
 def peer_access() -> Iterator[Finding]:
@@ -59,7 +58,7 @@ def nvlink() -> Iterator[Finding]:
 
 def _link_states(nvml: Any, handle: Any) -> Iterator[bool]:
     """Whether each link is up; ends at the first that the GPU does not have."""
-    for link in range(MOST_LINKS):
+    for link in range(nvml.NVML_NVLINK_MAX_LINKS):
         try:
             yield bool(nvml.nvmlDeviceGetNvLinkState(handle, link))
         except (nvml.NVMLError_NotSupported, nvml.NVMLError_InvalidArgument):

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 from scalebench.doctor.finding import Finding, note, ok, problem
-from scalebench.doctor.probe import LAUNCHER_VARIABLES
+from scalebench.doctor.interpreter import LAUNCHER_VARIABLES
 
 SLOWER = {
     "NCCL_P2P_DISABLE": "NCCL goes through host memory",

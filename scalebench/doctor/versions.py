@@ -11,7 +11,8 @@ from pathlib import Path
 
 from scalebench.doctor import sensors
 from scalebench.doctor.finding import CannotTellError, Finding, note, ok, problem
-from scalebench.doctor.probe import deepspeed_facts, torch_facts
+from scalebench.doctor.interpreter import deepspeed_facts, torch_facts
+from scalebench.doctor.packages import distribution_name
 
 PYTHONS = ((3, 11), (3, 13))
 OLDEST_TORCH = (2, 6)
@@ -103,7 +104,7 @@ def nccl() -> Iterator[Finding]:
     loaded = torch_facts()["nccl"]
     if loaded is None:
         raise CannotTellError("torch is built without NCCL")
-    shipped = {found.version for found in distributions() if str(found.name).startswith("nvidia-nccl-cu")}
+    shipped = {found.version for found in distributions() if distribution_name(found).startswith("nvidia-nccl-cu")}
     if shipped and all(numbers(version)[:3] != tuple(loaded[:3]) for version in shipped):
         yield problem(
             f"torch loads NCCL {_dotted(loaded)}, beside it is installed {', '.join(sorted(shipped))}",
@@ -128,7 +129,7 @@ def library_path() -> Iterator[Finding]:
 
 def deepspeed() -> Iterator[Finding]:
     """Cells of deepspeed need a version whose results are right and which fits this torch."""
-    if not any(found.name == "deepspeed" for found in distributions()):
+    if not any(distribution_name(found) == "deepspeed" for found in distributions()):
         raise CannotTellError("deepspeed is not installed")
     try:
         facts = deepspeed_facts()

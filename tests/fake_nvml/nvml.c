@@ -4,6 +4,7 @@
  *   FAKE_NVML_GPUS   how many GPUs there are (default 1). GPU i draws (i + 1) * 100 W, all the time.
  *   FAKE_NVML_FAIL   `function=code[:first[:last]]`, separated by commas: that function returns NVML's error `code`
  *                    from its `first` call on (default 1) to its `last` (default for ever).
+ *   FAKE_NVML_ANSWER `function=number`, separated by commas: what that function tells of every GPU.
  * Compiled with -DWITHOUT_ENERGY it lacks the energy counter, as old drivers do: the symbol is not there.
  */
 #include <stdio.h>
@@ -15,6 +16,7 @@ enum { MOST_GPUS = 16 };
 
 typedef struct { unsigned index, energy_calls; } Gpu;
 typedef struct { unsigned gpu, memory; } Utilization;
+typedef struct { unsigned long long total, free, used; } Memory;
 typedef struct { unsigned pid; unsigned long long memory; unsigned gpu_instance, compute_instance; } Process;
 
 static Gpu gpus[MOST_GPUS];
@@ -37,6 +39,15 @@ static int outcome(const char *function, unsigned *calls) {
             return code;
     }
     return SUCCESS;
+}
+
+/* The number that FAKE_NVML_ANSWER gives `function`, else `otherwise`. */
+static long long answer(const char *function, long long otherwise) {
+    const char *entry = getenv("FAKE_NVML_ANSWER");
+    size_t length = strlen(function);
+    for (; entry; entry = strchr(entry, ',') ? strchr(entry, ',') + 1 : NULL)
+        if (strncmp(entry, function, length) == 0 && entry[length] == '=') return atoll(entry + length + 1);
+    return otherwise;
 }
 
 #define CHECK                                              \
@@ -137,7 +148,7 @@ int nvmlDeviceGetTemperature(Gpu *gpu, unsigned sensor, unsigned *celsius) {
 int nvmlDeviceGetCurrentClocksThrottleReasons(Gpu *gpu, unsigned long long *mask) {
     CHECK;
     (void)gpu;
-    *mask = 0x24;
+    *mask = (unsigned long long)answer(__func__, 0x24);
     return SUCCESS;
 }
 
@@ -156,5 +167,53 @@ int nvmlDeviceGetComputeRunningProcesses_v3(Gpu *gpu, unsigned *room, Process *p
     *room = 2;
     if (given < 2) return INSUFFICIENT_SIZE;
     for (unsigned i = 0; i < 2; i++) processes[i] = (Process){.pid = 1000 + i, .memory = 1 << 20};
+    return SUCCESS;
+}
+
+/* 80 GB, of which FAKE_NVML_ANSWER says how many bytes are free. */
+int nvmlDeviceGetMemoryInfo(Gpu *gpu, Memory *memory) {
+    CHECK;
+    (void)gpu;
+    memory->total = 80000000000ull;
+    memory->free = (unsigned long long)answer(__func__, 79000000000ll);
+    memory->used = memory->total - memory->free;
+    return SUCCESS;
+}
+
+int nvmlSystemGetCudaDriverVersion(int *version) { CHECK; *version = (int)answer(__func__, 13000); return SUCCESS; }
+
+#define TELLS(function, otherwise)                          \
+    int function(Gpu *gpu, unsigned *value) {               \
+        CHECK;                                              \
+        (void)gpu;                                          \
+        *value = (unsigned)answer(__func__, otherwise);     \
+        return SUCCESS;                                     \
+    }
+
+TELLS(nvmlDeviceGetComputeMode, 0)
+TELLS(nvmlDeviceGetPersistenceMode, 1)
+TELLS(nvmlDeviceGetCurrPcieLinkWidth, 16)
+TELLS(nvmlDeviceGetMaxPcieLinkWidth, 16)
+
+int nvmlDeviceGetTotalEccErrors(Gpu *gpu, unsigned type, unsigned counter, unsigned long long *errors) {
+    CHECK;
+    (void)gpu, (void)type, (void)counter;
+    *errors = (unsigned long long)answer(__func__, 0);
+    return SUCCESS;
+}
+
+int nvmlDeviceGetP2PStatus(Gpu *one, Gpu *other, unsigned capability, unsigned *status) {
+    CHECK;
+    (void)one, (void)other, (void)capability;
+    *status = (unsigned)answer(__func__, 0);
+    return SUCCESS;
+}
+
+/* Four links, of which FAKE_NVML_ANSWER says how many are up. */
+int nvmlDeviceGetNvLinkState(Gpu *gpu, unsigned link, unsigned *up) {
+    CHECK;
+    (void)gpu;
+    if (link >= 4) return INVALID_ARGUMENT;
+    *up = link < answer(__func__, 4);
     return SUCCESS;
 }
