@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import click
+from rich.console import Console
 
 from scalebench.cli.tables import print_table
 from scalebench.doctor import FAMILIES, diagnose
@@ -28,7 +29,7 @@ def doctor(families: tuple[str, ...], as_json: bool) -> int:
 
     Exit codes: 0 no problem, 3 a problem. Notes and what could not be looked at are no problems.
     """
-    results = sorted(diagnose(families or FAMILIES), key=lambda result: WORST_LAST.index(result.status))
+    results = sorted(_watched(families or FAMILIES), key=lambda result: WORST_LAST.index(result.status))
     if as_json:
         for result in results:
             click.echo(json.dumps(dataclasses.asdict(result)))
@@ -37,10 +38,21 @@ def doctor(families: tuple[str, ...], as_json: bool) -> int:
     return EXIT_CELL_NOT_OK if any(result.status == "problem" for result in results) else EXIT_OK
 
 
+def _watched(families: Sequence[str]) -> Iterator[Result]:
+    """What `families` find; a terminal shows meanwhile which one is being checked."""
+    with Console(stderr=True).status("") as line:
+        for family in families:
+            line.update(f"checking {family}")
+            yield from diagnose([family])
+
+
 def _print(results: Sequence[Result]) -> None:
     """The table, worst last; then what to do about notes and problems; then the count."""
-    rows = [[result.status, result.family, result.check, _printable(result.seen)] for result in results]
-    print_table(("status", "family", "check", "seen"), rows)
+    alike: dict[tuple[str, str, str], list[str]] = {}
+    for result in results:
+        alike.setdefault((result.status, result.family, result.seen), []).append(result.check)
+    rows = [[status, family, ", ".join(checks), _printable(seen)] for (status, family, seen), checks in alike.items()]
+    print_table(("status", "family", "checks", "seen"), rows)
     for result in results:
         if result.remedy:
             click.echo(f"\n{result.status}: {result.family}, {result.check}: {_printable(result.seen)}")

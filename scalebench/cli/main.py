@@ -1,8 +1,7 @@
 """The command `scalebench`: imports subcommands when they are used, turns every error into a sentence and an exit code.
 
-Exit codes: 0 all ok, 1 a regression, 2 wrong usage or input, 3 a cell did not end `ok` or doctor
-found a problem, 70 a bug of scalebench,
-130 interrupted, 141 the reader of the output went away.
+Exit codes: 0 all ok, 1 a regression, 2 wrong usage or input, 3 a cell did not end `ok` or doctor found a problem,
+70 a bug of scalebench, 130 interrupted, 141 the reader of the output went away.
 """
 
 from __future__ import annotations

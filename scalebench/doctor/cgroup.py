@@ -45,7 +45,7 @@ def free_processes() -> int | None:
 def _droppable(folder: Path) -> int:
     with contextlib.suppress(OSError, ValueError):
         lines = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        return sum(int(value) for name, value in lines if name in ("inactive_file", "total_inactive_file")[:1])
+        return sum(int(value) for name, value in lines if name == "inactive_file")
     return 0
 
 

@@ -24,7 +24,7 @@ TINY = ("num_layers=1", "hidden_size=32", "num_heads=2", "context_length=16")
 def gloo() -> Iterator[Finding]:
     """Runs without GPUs go over gloo."""
     _need("torch")
-    yield from _train("ddp", "cpu", 2, "see docs/troubleshooting.md, 'gloo'; then: scalebench doctor network")
+    yield from _train("ddp", "cpu", 2, "scalebench doctor network limits variables processes")
 
 
 def nccl() -> Iterator[Finding]:

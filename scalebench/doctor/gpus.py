@@ -99,6 +99,17 @@ def compute_mode() -> Iterator[Finding]:
                 yield ok(f"{gpu}: default")
 
 
+def mig() -> Iterator[Finding]:
+    """Of a GPU split by MIG a process sees one part alone, and NCCL joins no parts: "duplicate GPU detected"."""
+    with sensors.gpus() as (nvml, gpus):
+        for gpu in gpus:
+            try:
+                split = nvml.nvmlDeviceGetMigMode(gpu.handle)[0]
+            except nvml.NVMLError_NotSupported:
+                split = 0
+            yield problem(f"{gpu}: split", f"sudo nvidia-smi -i {gpu.number} -mig 0") if split else ok(f"{gpu}: whole")
+
+
 def memory_errors() -> Iterator[Finding]:
     """Uncorrected memory errors end runs with "uncorrectable ECC error encountered"."""
     with sensors.gpus() as (nvml, gpus):
@@ -114,4 +125,4 @@ def memory_errors() -> Iterator[Finding]:
             yield problem(f"{gpu}: {errors} since boot", remedy) if errors else ok(f"{gpu}: none since boot")
 
 
-CHECKS = (driver, visible, models, compute_mode, memory_errors)
+CHECKS = (driver, visible, models, compute_mode, mig, memory_errors)

@@ -12,7 +12,9 @@ SLOWER = {
     "NCCL_P2P_DISABLE": "NCCL goes through host memory",
     "NCCL_SHM_DISABLE": "NCCL goes through the network",
     "NCCL_IB_DISABLE": "NCCL leaves InfiniBand alone",
+    "PYTORCH_NO_CUDA_MEMORY_CACHING": "every allocation asks the driver",
 }
+ENDLESS = ("TORCH_NCCL_ASYNC_ERROR_HANDLING", "NCCL_ASYNC_ERROR_HANDLING")
 
 
 def debugging() -> Iterator[Finding]:
@@ -37,8 +39,8 @@ def left_by_a_launcher() -> Iterator[Finding]:
         yield ok("none is set")
 
 
-def nccl_ways() -> Iterator[Finding]:
-    """Each of them takes a fast way from NCCL: right to find a fault with, wrong to measure with."""
+def slower_ways() -> Iterator[Finding]:
+    """Each of them closes a fast way: right to find a fault with, wrong to measure with."""
     found = [name for name in SLOWER if os.environ.get(name, "0") not in ("", "0")]
     for name in found:
         yield note(f"{name}={os.environ[name]}: {SLOWER[name]}", f"unset {name}")
@@ -46,4 +48,13 @@ def nccl_ways() -> Iterator[Finding]:
         yield ok("none is set")
 
 
-CHECKS = (debugging, left_by_a_launcher, nccl_ways)
+def endless_waits() -> Iterator[Finding]:
+    """torch ends a rank whose NCCL collective hangs or fails; with this turned off it waits for ever."""
+    found = [name for name in ENDLESS if os.environ.get(name) == "0"]
+    for name in found:
+        yield problem(f"{name}=0", f"unset {name}")
+    if not found:
+        yield ok("collectives that hang are ended")
+
+
+CHECKS = (debugging, left_by_a_launcher, slower_ways, endless_waits)

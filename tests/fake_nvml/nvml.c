@@ -209,6 +209,13 @@ int nvmlDeviceGetP2PStatus(Gpu *one, Gpu *other, unsigned capability, unsigned *
     return SUCCESS;
 }
 
+int nvmlDeviceGetMigMode(Gpu *gpu, unsigned *now, unsigned *after_reboot) {
+    CHECK;
+    (void)gpu;
+    *now = *after_reboot = (unsigned)answer(__func__, 0);
+    return SUCCESS;
+}
+
 /* Four links, of which FAKE_NVML_ANSWER says how many are up. */
 int nvmlDeviceGetNvLinkState(Gpu *gpu, unsigned link, unsigned *up) {
     CHECK;

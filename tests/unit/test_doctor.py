@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from scalebench.doctor import FAMILIES
+from scalebench.doctor.compilers import cxx
 from scalebench.doctor.versions import OLDEST_DEEPSPEED, numbers, runs_on
 from tests.fake_nvml.library import build
 
@@ -91,10 +92,18 @@ def test_problems_stand_last_with_their_remedies(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (3, "")
     table, *blocks, count = done.stdout.strip().split("\n\n")
-    assert [line.split()[0] for line in table.splitlines()] == ["status", "ok", "note", "problem"]
+    assert [line.split()[0] for line in table.splitlines()] == ["status", "ok", "ok", "note", "problem"]
     assert [block.partition(":")[0] for block in blocks] == ["note", "problem"]
     assert "what to do: unset NCCL_DEBUG" in blocks[-1]
-    assert count == "1 problem, 1 note, 0 unknown, 1 ok"
+    assert count == "1 problem, 1 note, 0 unknown, 2 ok"
+
+
+def test_the_documentation_and_the_help_name_every_family() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    table = page.partition("| family | looks at |\n|---|---|\n")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| ([a-z]+) \|", table, re.MULTILINE) == list(FAMILIES)
+    told = subprocess.run([*DOCTOR, "--help"], capture_output=True, text=True, env=ENVIRONMENT, timeout=60, check=True)
+    assert ", ".join(FAMILIES) in " ".join(told.stdout.split())
 
 
 def test_torch_is_not_imported_by_the_command() -> None:
@@ -255,7 +264,7 @@ def test_healthy_gpus(nvml: Path) -> None:
     healthy = "nvmlDeviceGetCurrentClocksThrottleReasons=1"
     found = doctor(*GPU_FAMILIES, LD_LIBRARY_PATH=str(nvml), FAKE_NVML_GPUS="2", FAKE_NVML_ANSWER=healthy)
     seen = statuses(found)
-    for name in ("visible", "compute mode", "memory errors"):
+    for name in ("visible", "compute mode", "mig", "memory errors"):
         assert seen[f"gpus: {name}"] == "ok"
     for name in ("topology: peer access", "topology: nvlink", "topology: pcie", "clocks: gpu throttling"):
         assert seen[name] == "ok"
@@ -269,6 +278,7 @@ def test_healthy_gpus(nvml: Path) -> None:
 def test_what_is_wrong_with_gpus(nvml: Path) -> None:
     answers = {
         "nvmlDeviceGetComputeMode": 2,
+        "nvmlDeviceGetMigMode": 1,
         "nvmlDeviceGetTotalEccErrors": 3,
         "nvmlDeviceGetP2PStatus": 4,
         "nvmlDeviceGetNvLinkState": 1,
@@ -280,6 +290,7 @@ def test_what_is_wrong_with_gpus(nvml: Path) -> None:
     found = doctor(*GPU_FAMILIES, LD_LIBRARY_PATH=str(nvml), FAKE_NVML_GPUS="2", FAKE_NVML_ANSWER=text)
     seen = {name: results[-1] for name, results in found.items()}
     assert seen["gpus: compute mode"]["status"] == "problem"
+    assert seen["gpus: mig"]["remedy"] == "sudo nvidia-smi -i 1 -mig 0"
     assert seen["gpus: memory errors"]["seen"] == "GPU 1 (Fake GPU 1): 3 since boot"
     assert seen["topology: peer access"]["seen"] == "GPU 0 and 1 (one PCIe switch): no peer access (NVML status 4)"
     assert seen["topology: nvlink"]["seen"] == "GPU 1 (Fake GPU 1): 1 of 4 links up"
@@ -387,6 +398,12 @@ def test_what_a_launcher_left_in_the_environment() -> None:
     assert (result["status"], result["remedy"]) == ("problem", "unset RANK WORLD_SIZE")
 
 
+def test_variables_under_which_runs_are_slow_or_wait_for_ever() -> None:
+    found = doctor("variables", NCCL_SHM_DISABLE="1", NCCL_P2P_DISABLE="0", TORCH_NCCL_ASYNC_ERROR_HANDLING="0")
+    assert [result["remedy"] for result in found["variables: slower ways"]] == ["unset NCCL_SHM_DISABLE"]
+    assert found["variables: endless waits"][0]["status"] == "problem"
+
+
 @pytest.fixture
 def stopped_rank() -> Iterator[int]:
     """A process as torchrun starts them, that was stopped."""
@@ -422,17 +439,20 @@ def test_others_on_the_cores() -> None:
 # --- compilers and builds
 
 
-def test_no_compiler(tmp_path: Path) -> None:
-    (result,) = doctor("compilers", PATH=str(tmp_path), CXX="")["compilers: cxx"]
-    assert (result["status"], result["seen"]) == ("problem", "no C++ compiler on PATH")
+def test_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    (finding,) = cxx()
+    assert (finding.status, finding.seen) == ("problem", "no C++ compiler on PATH")
 
 
-def test_a_compiler_that_fails(tmp_path: Path) -> None:
+def test_a_compiler_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "broken-c++"
     broken.write_text("#!/bin/sh\necho 'x.cpp:2:10: fatal error: Python.h: No such file or directory' >&2; exit 1\n")
     broken.chmod(0o755)
-    (result,) = doctor("compilers", CXX=str(broken))["compilers: cxx"]
-    assert (result["status"], "fatal error: Python.h" in result["seen"]) == ("problem", True)
+    monkeypatch.setenv("CXX", str(broken))
+    (finding,) = cxx()
+    assert (finding.status, "fatal error: Python.h" in finding.seen) == ("problem", True)
 
 
 def test_stale_locks_are_told_from_builds_under_way(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """`scalebench.load`: records on disk to a DataFrame."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import scalebench
+from scalebench.analysis.frame import to_frame
 from scalebench.errors import UserError
 from scalebench.records.store import write_record
 from tests.unit.factory import ITEMS_PER_SAMPLE, make_parity, make_record, make_spec
@@ -53,6 +55,18 @@ def test_a_missing_folder_is_an_error_in_words(tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_an_empty_frame(tmp_path: Path) -> None:
     assert scalebench.load(tmp_path).empty
+
+
+def test_the_columns_that_the_documentation_names_exist() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| ")]
+    named = {name for row in rows for name in re.findall(r"`([a-z0-9]+_[a-z_0-9]+)`", row[2])}
+    record = make_record(make_spec(world_size=2), [0.5, 0.5, 0.1, 0.1, 0.1, 0.1])
+    frame = to_frame([record])
+    assert len(named) > 30
+    assert named <= set(frame.columns)
+    assert frame["window_steps"][0] == 4
+    assert frame["window_seconds"][0] == pytest.approx(0.4)
 
 
 def test_there_is_nothing_else_by_a_wrong_name() -> None:
