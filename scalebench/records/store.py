@@ -23,6 +23,10 @@ NAME = re.compile(r"-(?P<cell_id>[0-9a-f]{12})-[a-z]+[0-9]+\.json")
 """How `Record.file_name` ends."""
 
 
+REFERENCE = "reference"
+"""The folder inside a results folder that holds records kept as evidence, of whatever machine."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoadResult:
     """What a results folder held: valid records with their paths, probes, and what could not be read and why."""
@@ -100,6 +104,7 @@ def _lock(descriptor: int, waiting: Callable[[], None]) -> None:
 def load_records(path: Path, cell_ids: Collection[str] | None = None) -> LoadResult:
     """Every record and probe under `path` (a folder, searched recursively, or one file), in the order of their paths.
 
+    Reference records inside a results folder are not its own: they are read by giving their folder, or one in it.
     With `cell_ids` only records of these cells; files of others, told by their names, are not opened. Files that are
     not valid records are listed, never fatal. Raises UserError when `path` does not exist.
     """
@@ -108,7 +113,7 @@ def load_records(path: Path, cell_ids: Collection[str] | None = None) -> LoadRes
             f"'{path}' does not exist. Give a results folder or a record file, or measure first: scalebench run"
         )
     result = LoadResult()
-    for file in [path] if path.is_file() else sorted(path.rglob("*.json")):
+    for file in record_files(path):
         if cell_ids is not None and not ((name := NAME.search(file.name)) and name["cell_id"] in cell_ids):
             continue
         try:
@@ -122,6 +127,13 @@ def load_records(path: Path, cell_ids: Collection[str] | None = None) -> LoadRes
             result.records.append(record)
             result.paths.append(file)
     return result
+
+
+def record_files(path: Path) -> list[Path]:
+    """The JSON files under `path`, sorted, without those of the reference folder in it."""
+    if path.is_file():
+        return [path]
+    return sorted(file for file in path.rglob("*.json") if file.relative_to(path).parts[0] != REFERENCE)
 
 
 def _kind(content: Any) -> str:

@@ -99,3 +99,10 @@ def test_a_file_in_place_of_the_folder_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "results").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         store.require_writable(tmp_path / "results")
+
+
+def test_reference_records_are_read_only_when_asked_for(record: Record, tmp_path: Path) -> None:
+    own = store.write_record(record, tmp_path / "s")
+    kept = store.write_record(record, tmp_path / "reference" / "some-machine" / "s")
+    assert store.load_records(tmp_path).paths == [own]
+    assert store.load_records(tmp_path / "reference").paths == [kept]
