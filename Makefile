@@ -27,6 +27,7 @@ bench-harness: installed-test  ## what the harness costs beside a hand-written t
 	$(run) -m tests.benchmarks.harness_cost --in-process
 	$(run) -m tests.benchmarks.harness_cost
 	$(run) -m tests.benchmarks.startup
+	$(run) -m tests.benchmarks.sweep_overhead
 	$(run) -m tests.benchmarks.meters
 
 test: installed-test  ## everything that fits on two cores in a few minutes

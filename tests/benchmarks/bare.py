@@ -3,9 +3,10 @@
     torchrun --standalone --nproc-per-node 2 tests/benchmarks/bare.py --strategy fsdp --steps 200
 
 Only the model class and the tokens are scalebench's. Wrapping, batches, clipping, loop and clock are written out here,
-as plain as may be, and do the same work: fp32, fused AdamW with two parameter groups, clipping at norm 1, one
-micro-batch per step, the same buckets, pinned cores, one thread, no automatic garbage collection. So losses agree, as
-is checked. Prints one line of JSON: of each rank the end of every step (CLOCK_MONOTONIC, ns) and the losses.
+as plain as may be, and do the same work: one precision with fp32 master parameters, fused AdamW with two parameter
+groups, clipping at norm 1, one micro-batch per step, the same buckets, pinned cores, one thread, no automatic garbage
+collection. So losses agree, as is checked. Prints one line of JSON: of each rank the start and the end of every step
+(CLOCK_MONOTONIC, ns) and the losses.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from scalebench.data.sampler import epoch_permutation
 
 CLIP_NORM = 1.0
 BUCKET_MIB = 25
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def main() -> None:
@@ -36,14 +38,15 @@ def main() -> None:
     pin(int(os.environ["LOCAL_RANK"]))
     if args.strategy != "single":
         dist.init_process_group("gloo")
-    train = prepare(args.strategy, args.size, args.seed)
+    train = prepare(args.strategy, args.size, args.seed, args.precision)
     batches = make_batches(args.size, args.micro_batch, args.seed, rank, world_size)
     gc.collect()
     gc.disable()
     if dist.is_initialized():
         dist.all_reduce(torch.zeros(1))
+    start = time.monotonic_ns()
     losses, ends = loop(train, batches, args.steps)
-    report(rank, world_size, {"step_end_ns": ends, "losses": torch.stack(losses).tolist()})
+    report(rank, world_size, {"start_ns": start, "step_end_ns": ends, "losses": torch.stack(losses).tolist()})
     # DeepSpeed's groups outlive destroy_process_group, and their threads may abort a process that ends as usual.
     os._exit(0)
 
@@ -61,6 +64,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--strategy", required=True)
     parser.add_argument("--size", default="tiny")
+    parser.add_argument("--precision", choices=DTYPES, default="fp32")
     parser.add_argument("--micro-batch", type=int, default=4)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
@@ -96,7 +100,7 @@ def make_batches(size: str, micro_batch: int, seed: int, rank: int, world_size: 
             yield {"tokens": chosen[:, :-1].long(), "targets": chosen[:, 1:].long()}
 
 
-def prepare(strategy: str, size: str, seed: int) -> Any:
+def prepare(strategy: str, size: str, seed: int, precision: str = "fp32") -> Any:
     """A function that trains on one batch and returns its loss."""
     workload = workloads.create("gpt", size)
     model = workload.build()
@@ -104,8 +108,10 @@ def prepare(strategy: str, size: str, seed: int) -> Any:
         for name, parameter in model.named_parameters():
             workload.init_parameter_(name, parameter, torch.Generator().manual_seed(seed_of(f"{seed}:{name}")))
     if strategy.startswith("deepspeed_stage_"):
-        return deepspeed_step(model, int(strategy[-1]))
-    return torch_step(wrap(model, strategy))
+        return deepspeed_step(model, int(strategy[-1]), precision)
+    wrapped = wrap(model, strategy, DTYPES[precision])
+    cast = torch.autocast("cpu", DTYPES[precision], enabled=precision != "fp32" and strategy != "fsdp")
+    return torch_step(wrapped, cast, torch.amp.GradScaler("cpu", enabled=precision == "fp16"))
 
 
 def seed_of(text: str) -> int:
@@ -113,17 +119,18 @@ def seed_of(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
-def wrap(model: nn.Module, strategy: str) -> nn.Module:
+def wrap(model: nn.Module, strategy: str, dtype: torch.dtype) -> nn.Module:
     if strategy == "ddp":
         return nn.parallel.DistributedDataParallel(model, bucket_cap_mb=BUCKET_MIB)
     if strategy == "fsdp":
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
         for block in model.blocks:
-            fully_shard(block, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+        fully_shard(model, mesh=mesh, mp_policy=policy)
     return model
 
 
@@ -137,28 +144,32 @@ def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=3e-4, betas=(0.9, 0.95), eps=1e-8, fused=True)
 
 
-def torch_step(model: nn.Module) -> Any:
+def torch_step(model: nn.Module, cast: torch.autocast, scaler: torch.amp.GradScaler) -> Any:
     optimizer = make_optimizer(model)
 
     def train(batch: dict[str, Tensor]) -> Tensor:
         optimizer.zero_grad()
-        loss = model(batch)
-        loss.backward()
+        with cast:
+            loss = model(batch).float()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         return loss.detach()
 
     return train
 
 
-def deepspeed_step(model: nn.Module, stage: int) -> Any:
+def deepspeed_step(model: nn.Module, stage: int, precision: str) -> Any:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
 
     # Or DeepSpeed would compile a shared-memory operator on first use, for over a minute.
     vars(deepspeed.ops).setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
     deepspeed.init_distributed("gloo", auto_mpi_discovery=False, verbose=False)
-    engine = deepspeed.initialize(model=model, optimizer=make_optimizer(model), config=deepspeed_config(stage))[0]
+    config = deepspeed_config(stage) | ({} if precision == "fp32" else DEEPSPEED_MIXED[precision])
+    engine = deepspeed.initialize(model=model, optimizer=make_optimizer(model), config=config)[0]
 
     def train(batch: dict[str, Tensor]) -> Tensor:
         loss = engine(batch)
@@ -167,6 +178,15 @@ def deepspeed_step(model: nn.Module, stage: int) -> Any:
         return loss.detach()
 
     return train
+
+
+DEEPSPEED_MIXED: dict[str, dict[str, Any]] = {
+    "bf16": {
+        "bf16": {"enabled": True, "check_grad_overflow": False},
+        "communication_data_type": "fp32",
+        "data_types": {"grad_accum_dtype": "fp32"},
+    }
+}
 
 
 def deepspeed_config(stage: int) -> dict[str, Any]:

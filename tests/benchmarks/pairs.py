@@ -204,7 +204,11 @@ def require_same_losses(cell: Cell, ours: Sample, bare: Sample) -> None:
 def run_bare(spec: RunSpec) -> Sample:
     launched_ns = time.monotonic_ns()
     done = subprocess.run(
-        bare_command(spec), env=bare_environment(), capture_output=True, text=True, timeout=TIMEOUT_SECONDS
+        bare_command(spec, spec.warmup_steps + spec.steps),
+        env=bare_environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
     )
     returned_ns = time.monotonic_ns()
     if done.returncode:
@@ -215,10 +219,10 @@ def run_bare(spec: RunSpec) -> Sample:
     )
 
 
-def bare_command(spec: RunSpec) -> list[str]:
+def bare_command(spec: RunSpec, steps: int) -> list[str]:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={spec.world_size}"]
     script = [str(BARE), f"--strategy={spec.strategy}", f"--size={spec.size}", f"--micro-batch={spec.micro_batch}"]
-    return [*torchrun, *script, f"--steps={spec.warmup_steps + spec.steps}", f"--seed={spec.seed}"]
+    return [*torchrun, *script, f"--precision={spec.precision}", f"--steps={steps}", f"--seed={spec.seed}"]
 
 
 def bare_environment() -> dict[str, str]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from scipy import stats
 
+from tests.benchmarks import sweep_overhead
 from tests.benchmarks.blocks import BLOCK_STEPS, Launch, job_seconds
 from tests.benchmarks.pairs import Cell, Sample, schedule
+from tests.benchmarks.sweep_overhead import Run, Side, Study
 from tests.benchmarks.tables import cost_target, mean_ratio, start_target, verdict
+from tests.unit.factory import make_record, make_spec
 
 RATIOS = [1.01, 0.98, 1.05, 1.02, 0.99]
 
@@ -73,3 +77,24 @@ def test_targets_are_those_of_the_cell() -> None:
     single, sharded = Cell.parse("single:1"), Cell.parse("deepspeed_stage_2:2")
     assert (cost_target(single), cost_target(sharded)) == (1.04, 1.06)
     assert (start_target(single), start_target(sharded)) == (0.15, 0.3)
+
+
+def test_what_a_sweep_takes_beside_its_steps_counts_what_belongs_to_no_run() -> None:
+    """Two runs of 10 s of steps in 11 s, and 2 s before the first: 4 s outside; a loop of twice 5 s outside."""
+    run = {"sweep": Side(wall_seconds=11, step_seconds=10), "loop": Side(wall_seconds=15, step_seconds=10)}
+    runs = [Run(name=name, steps=100, foreign_cores=0.1, **run) for name in "ab"]
+    sweep, loop = Side(wall_seconds=24, step_seconds=20), Side(wall_seconds=30, step_seconds=20)
+    study = Study(runs=runs, unsupported=["c"], sweep=sweep, loop=loop)
+    assert "| before, between and after | 0 | 0.00 | 2.00 | 0.00 | 0.00 | n/a |" in sweep_overhead.table(study)
+    assert "| all | 200 | 20.00 | 4.00 | 20.00 | 10.00 | 0.400 |" in sweep_overhead.table(study)
+    said = sweep_overhead.verdicts(study)
+    assert "0.400 of the loop's (target: at most 0.2): missed" in said
+    assert "83.3% of the sweep's 24.0 s (target: at least 85%): missed" in said
+
+
+def test_the_loop_launches_each_run_with_as_many_steps_as_it_had(tmp_path: Path) -> None:
+    records = [make_record(make_spec(strategy="fsdp", world_size=2, precision="bf16", steps=7), order=3)]
+    first, line = sweep_overhead.loop_lines(records, tmp_path)
+    assert first == "set -e"
+    for flag in ("--nproc-per-node=2", "--strategy=fsdp", "--precision=bf16", "--steps=9", "bare-3.json"):
+        assert flag in line
