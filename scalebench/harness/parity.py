@@ -147,8 +147,14 @@ def check(spec: RunSpec, strategy: Strategy, place: Place) -> Report:
     differences = {name: difference for name, difference in found.items() if difference is not None}
     if place.rank:
         return Report()
-    wrong = failures(differences, TOLERANCES[spec.precision])
-    return Report(parity=facts(differences, TOLERANCES[spec.precision], passed=not wrong), contradictions=wrong)
+    allowed = tolerance(spec)
+    wrong = failures(differences, allowed)
+    return Report(parity=facts(differences, allowed, passed=not wrong), contradictions=wrong)
+
+
+def tolerance(spec: RunSpec) -> Tolerance:
+    """What passes in the precision of `spec`. TF32 rounds operands to fp16's ten bits."""
+    return TOLERANCES["fp16" if spec.tf32 and spec.device == "cuda" else spec.precision]
 
 
 def set_up(spec: RunSpec, place: Place) -> Setting:

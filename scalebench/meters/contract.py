@@ -63,7 +63,7 @@ def contract_of(observer: StepObserver, step: TrainStep, spec: RunSpec, device: 
         compiled_regions=regions,
         recomputed=len(observer.recomputed),
         flops_per_step=None if regions else float(sum(observer.flops.values())),
-        offloaded=offloaded(step, device),
+        offloaded=offloaded(step, observer, device),
         observer_notes=notes(observer, regions),
     )
 
@@ -156,11 +156,9 @@ def optimizer_state(step: TrainStep) -> list[Tensor]:
     return [value for name, value in named if isinstance(value, Tensor) and name != "step"]
 
 
-def offloaded(step: TrainStep, device: torch.device) -> bool:
-    """Whether what the optimizer works on lies on the CPU by way of a backend's offload."""
-    if device.type == "cpu":
-        return compat.offloads_to_cpu(step.module)
-    return any(tensor.device.type == "cpu" for tensor in optimizer_state(step))
+def offloaded(step: TrainStep, observer: StepObserver, device: torch.device) -> bool:
+    """Whether the optimizer works on the CPU by way of a backend's offload."""
+    return compat.offloads_to_cpu(step.module) if device.type == "cpu" else "cpu" in observer.updated_on
 
 
 def uses_tf32(device: torch.device) -> bool:

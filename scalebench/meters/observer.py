@@ -85,6 +85,7 @@ class StepObserver(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its o
         gradients: dtypes of the gradients that lay beside the module's parameters when the optimizer began, or, where
             there were none, of those that it was given.
         updated: dtypes of the values that the optimizer updates: the parameters, or a backend's masters of them.
+        updated_on: device types that those values are on.
     """
 
     def __init__(self, step: TrainStep, device: torch.device) -> None:
@@ -96,6 +97,7 @@ class StepObserver(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its o
         self.autocast: set[str] = set()
         self.gradients: set[str] = set()
         self.updated: set[str] = set()
+        self.updated_on: set[str] = set()
         self._updates: set[str] = set()
         self._step = step
         self._device = device
@@ -152,6 +154,7 @@ class StepObserver(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its o
         self._in_optimizer = True
         updated = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.updated.update(dtypes(updated))
+        self.updated_on.update(parameter.device.type for parameter in updated)
         beside_module = dtypes([parameter.grad for parameter in self._step.module.parameters()])
         self.gradients.update(beside_module or dtypes([parameter.grad for parameter in updated]))
 
