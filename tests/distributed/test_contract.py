@@ -28,7 +28,7 @@ from scalebench.theory.flops import attention_flops_per_token, gpt_flops_per_sam
 from tests.distributed.ranks import run_ranks
 from tests.distributed.test_runner import TINY_STEPS, Watcher, tiny
 from tests.distributed.toy import Toy
-from tests.distributed.training import CPU, rank
+from tests.distributed.training import CPU, rank, supported
 
 TOY = Toy()
 
@@ -86,7 +86,8 @@ MATCHED_BF16 = {
 def test_every_backend_in_bf16_is_what_its_documentation_says(package: str) -> None:
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
-    asked = [spec(name, precision="bf16") for name in EXPECTED if name.startswith("deepspeed") == (package != "torch")]
+    names = [name for name in EXPECTED if name.startswith("deepspeed") == (package == "deepspeed")]
+    asked = supported([spec(name, precision="bf16") for name in names])
     for contracts in run_ranks(all_seen, 2, asked):
         for each, contract in zip(asked, contracts, strict=True):
             found = contract.model_dump()
@@ -230,7 +231,8 @@ def test_a_silent_substitute_is_found_out_on_every_rank() -> None:
 @pytest.mark.distributed
 def test_compiled_regions_are_counted_and_looked_into_uncompiled() -> None:
     (contract,) = run_ranks(seen_compiled, 1, spec("single", 1, compile=True, activation_checkpointing=True))
-    assert (contract.compiled_regions, contract.recomputed, contract.flops_per_step) == (1, TOY.depth * 2, None)
+    assert contract.compiled_regions in (1, TOY.depth), "one graph for all blocks; one for each with an old torch"
+    assert (contract.recomputed, contract.flops_per_step) == (TOY.depth * 2, None)
     assert contract.compute == "float32"
     assert len(contract.observer_notes) == 1
 

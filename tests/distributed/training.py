@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from scalebench import strategies
+from scalebench.spec import RunSpec
 from scalebench.strategies.base import TrainStep
 from scalebench.strategies.config import OptimizerConfig, OptimizerName, TrainConfig
 from tests.distributed.toy import LEARNING_RATE, WEIGHT_DECAY, Toy, Trace
@@ -34,6 +35,14 @@ def toy_config(optimizer: OptimizerName, **changes: Any) -> TrainConfig:
 
 def prepare(name: str, config: TrainConfig, toy: Toy, options: Mapping[str, Any] | None = None) -> TrainStep:
     return strategies.create(name, options).prepare(toy, config, CPU)
+
+
+def supported(specs: list[RunSpec]) -> list[RunSpec]:
+    """Those that run here at all: FSDP2 of torch 2.6, for one, does not on a CPU."""
+    strategy = {spec.strategy: strategies.create(spec.strategy, spec.strategy_options) for spec in specs}
+    found = [s for s in specs if not strategy[s.strategy].unsupported_reason(s.train_config(), "cpu", s.world_size)]
+    assert found
+    return found
 
 
 def train(
