@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
 import os
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from scalebench.spec import ProbeSpec, RunSpec
 
@@ -107,11 +109,18 @@ def process_group(spec: RunSpec | ProbeSpec, place: Place, folder: Path | None, 
     dist.destroy_process_group()
 
 
+@functools.cache
+def _token(device: torch.device) -> Tensor:
+    """What a barrier sends, kept for good: were it freed by gloo's thread while the group is being destroyed, torch 2.6
+    would wait there for Python's lock, which the destroying thread holds while it waits for that thread."""
+    return torch.zeros(1, device=device)
+
+
 def barrier(device: torch.device) -> None:
     """All ranks, with all their device work, have come here. A no-op without a process group."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     if dist.is_initialized():
-        dist.all_reduce(torch.zeros(1, device=device))
+        dist.all_reduce(_token(device))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
