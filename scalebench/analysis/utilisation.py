@@ -1,0 +1,95 @@
+"""How much of the hardware's arithmetic a run used: model FLOPs over what the device could have done at its peak."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from scalebench.records.probe import Number, Probe
+from scalebench.records.record import Record
+from scalebench.theory.peaks import peak_flops
+
+from .probe import matmul_rate, number_of, probe_for
+from .steps import window
+
+COMPUTED_IN: dict[str, Number] = {"float32": "fp32", "tf32": "tf32", "bfloat16": "bf16", "float16": "fp16"}
+"""Number formats by the names under which a contract observes them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peak:
+    """FLOPs per second of one rank's device, and where that is known from: its data sheet, or a probe of it."""
+
+    flops_per_second: float
+    source: Literal["data sheet", "probe"]
+    number: Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Utilisation:
+    """Of one rank. The shares are None without a peak; all that a workload cannot count is None.
+
+    Attributes:
+        flops_per_second: model FLOPs per second, attention counted as full (PaLM's convention).
+        mfu: those over the peak. causal_mfu: with only the keys that each query may see.
+        hfu: hardware FLOPs over the peak: what is recomputed for activation checkpointing counts too.
+    """
+
+    flops_per_second: float
+    peak: Peak | None
+    mfu: float | None
+    causal_mfu: float | None
+    hfu: float | None
+
+
+def utilisation(record: Record, probes: Iterable[Probe] = ()) -> Utilisation | None:
+    """MFU (Chowdhery et al. 2022, arXiv:2204.02311, appendix B) and its kin; None when FLOPs or time are not known."""
+    samples, work = _samples_per_second(record), record.workload
+    if samples is None or work is None or work.flops_per_sample is None:
+        return None
+    peak = peak_of(record, probes)
+    recomputed = work.recomputed_flops_per_sample if record.spec.activation_checkpointing else 0.0
+    hardware = None if recomputed is None else work.flops_per_sample + recomputed
+
+    def share(flops: float | None) -> float | None:
+        return None if peak is None or flops is None else flops * samples / peak.flops_per_second
+
+    return Utilisation(
+        flops_per_second=work.flops_per_sample * samples,
+        peak=peak,
+        mfu=share(work.flops_per_sample),
+        causal_mfu=share(work.causal_flops_per_sample),
+        hfu=share(hardware),
+    )
+
+
+def peak_of(record: Record, probes: Iterable[Probe] = ()) -> Peak | None:
+    """The peak of the device that the record ran on, in the number format that it computed in; None if unknown.
+
+    A data sheet goes before a probe. Where ranks ran on devices of several names, there is no one peak.
+    """
+    number = _number(record)
+    names = {rank.device_name for rank in record.ranks}
+    listed = peak_flops(names.pop(), number) if len(names) == 1 else None
+    if listed is not None:
+        return Peak(flops_per_second=listed, source="data sheet", number=number)
+    probe = probe_for(record, probes)
+    rate = matmul_rate(probe, number) if probe else None
+    return Peak(flops_per_second=rate.median, source="probe", number=number) if rate else None
+
+
+def _number(record: Record) -> Number:
+    """The number format of most matrix products, as observed; as asked where nothing was."""
+    observed = record.contract.compute if record.contract else None
+    most, _, _ = (observed or "").partition("+")
+    return COMPUTED_IN.get(most) or number_of(record)
+
+
+def _samples_per_second(record: Record) -> float | None:
+    """Samples per second of one rank over the window."""
+    measured = window(record)
+    rate = measured.items_per_second if measured else None
+    if rate is None or record.workload is None:
+        return None
+    return rate / record.workload.items_per_sample / record.spec.world_size
