@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from scalebench.records.probe import Probe
 from scalebench.records.record import Contract, Record
 from scalebench.records.store import load_records
 from scalebench.stats.within_run import autocorrelation_time
+from scalebench.theory.memory import Memory
 
+from . import communication, memory
 from .cells import machine, not_measured_because, ordered
 from .device import gpu_state, traffic
 from .energy import cpu_energy, gpu_energy, joules_per_item
 from .instability import instabilities
-from .memory import KINDS, largest
 from .phases import PHASES, phase_times
 from .steps import data_wait_share, foreign_cpu_cores, sum_over_wall, window
 from .unsteady import precision_reached
+from .utilisation import utilisation
 
 
 def load(path: str | Path = "results/") -> pd.DataFrame:
@@ -35,20 +39,22 @@ def load(path: str | Path = "results/") -> pd.DataFrame:
     if found.damaged:
         listed = "; ".join(f"{file}: {reason}" for file, reason in found.damaged)
         warnings.warn(f"{len(found.damaged)} damaged file(s) left out: {listed}", stacklevel=2)
-    return to_frame(found.records)
+    return to_frame(found.records, found.probes)
 
 
-def to_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row per record; see `load` for the columns."""
-    return pd.DataFrame([_row(record) for record in ordered(records)]).convert_dtypes()
+def to_frame(records: Iterable[Record], probes: Sequence[Probe] = ()) -> pd.DataFrame:
+    """One row per record; see `load` for the columns. `probes` give peaks to devices that no data sheet is known of."""
+    return pd.DataFrame([_row(record, probes) for record in ordered(records)]).convert_dtypes()
 
 
-def _row(record: Record) -> dict[str, object]:
+def _row(record: Record, probes: Sequence[Probe]) -> dict[str, object]:
     return {
         **_identity(record),
         **_spec(record),
         **_time(record),
-        **{f"{kind}_bytes": largest(record, kind) for kind in KINDS},
+        **_utilisation(record, probes),
+        **_memory(record),
+        **_communication(record),
         **_phases(record),
         **_device(record),
         **_training(record),
@@ -100,6 +106,45 @@ def _time(record: Record) -> dict[str, object]:
         "foreign_cpu_cores": foreign_cpu_cores(record),
         "instabilities": ", ".join(one.kind for one in instabilities(record)) if measured else None,
         "run_wall_seconds": record.wall_seconds,
+    }
+
+
+def _utilisation(record: Record, probes: Sequence[Probe]) -> dict[str, object]:
+    used = utilisation(record, probes)
+    peak = used.peak if used else None
+    return {
+        "model_flops_per_second_per_rank": used.flops_per_second if used else None,
+        "peak_flops_per_second": peak.flops_per_second if peak else None,
+        "peak_source": peak.source if peak else None,
+        "mfu": used.mfu if used else None,
+        "causal_mfu": used.causal_mfu if used else None,
+        "hfu": used.hfu if used else None,
+    }
+
+
+def _memory(record: Record) -> dict[str, object]:
+    held, theory = memory.split(record), memory.expected(record)
+    formulas = [field.name for field in dataclasses.fields(Memory)]
+    return {
+        **{f"{kind}_bytes": memory.largest(record, kind) for kind in memory.KINDS},
+        "allocation_retries": memory.largest(record, "allocation_retries"),
+        "fragmentation": memory.fragmentation(record),
+        **{f"at_peak_{name}_bytes": getattr(held, name) if held else None for name in memory.CATEGORIES},
+        **{f"expected_{name}_bytes": getattr(theory, name) if theory else None for name in formulas},
+    }
+
+
+def _communication(record: Record) -> dict[str, object]:
+    seen, theory = communication.exchanged(record), communication.expected(record)
+    times = communication.exposure(record)
+    return {
+        "communication_payload_bytes": seen.payload if seen else None,
+        "communication_wire_bytes": seen.wire if seen else None,
+        "expected_communication_payload_bytes": theory.payload if theory else None,
+        "expected_communication_wire_bytes": theory.wire if theory else None,
+        "communication_seconds": times.total if times else None,
+        "communication_exposed_seconds": times.exposed if times else None,
+        "communication_step_seconds": times.step if times else None,
     }
 
 

@@ -10,7 +10,7 @@ from scalebench.analysis.probe import by_machine
 from scalebench.records.probe import Probe
 from scalebench.records.record import Record
 
-from . import device, evidence, phases, tables
+from . import communication, device, evidence, memory, phases, tables
 from .answers import answers
 from .environment import environment_table, sessions_line
 from .experiments import Experiment, experiments, hardware, hardware_name
@@ -21,6 +21,7 @@ from .probe import probe_tables
 from .probe_plots import probe_plots
 from .rules_of_thumb import rules_of_thumb
 from .table import Table
+from .utilisation import utilisation
 
 REPORT_NAME = "report.md"
 TITLE = "scalebench report"
@@ -34,24 +35,27 @@ def write_report(
     `damaged` are lines on files that could not be read; the report lists them, and shows what the `probes` found.
     """
     ran = ordered(records)
-    found = experiments(ran)
+    found, probed = experiments(ran), list(probes)
     folder.mkdir(parents=True, exist_ok=True)
     plots = {experiment: write_plots(experiment, folder) for experiment in found}
     path = folder / REPORT_NAME
-    parts = [heading(1, TITLE), *_runs(ran, found, plots), *_probes(probes, folder), *_sources(ran, damaged)]
+    parts = [heading(1, TITLE), *_runs(ran, found, plots, probed), *_probes(probed, folder), *_sources(ran, damaged)]
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path
 
 
 def _runs(
-    records: Sequence[Record], found: Sequence[Experiment], plots: dict[Experiment, list[tuple[str, str]]]
+    records: Sequence[Record],
+    found: Sequence[Experiment],
+    plots: dict[Experiment, list[tuple[str, str]]],
+    probes: Sequence[Probe],
 ) -> Iterable[str]:
     if not records:
         return
     parity = [record for record in records if record.kind == "parity"]
     yield from _answer(found, parity)
     for experiment in found:
-        yield from _experiment(experiment, parity, plots[experiment])
+        yield from _experiment(experiment, parity, plots[experiment], probes)
     yield from _section(rules_of_thumb(found))
     yield from _section(evidence.parity(parity))
     if not parity:
@@ -89,15 +93,21 @@ def _answer(found: Sequence[Experiment], parity: Sequence[Record]) -> Iterable[s
         yield bullets(failed)
 
 
-def _experiment(experiment: Experiment, parity: Sequence[Record], plots: Sequence[tuple[str, str]]) -> Iterable[str]:
+def _experiment(
+    experiment: Experiment, parity: Sequence[Record], plots: Sequence[tuple[str, str]], probes: Sequence[Probe]
+) -> Iterable[str]:
     yield heading(2, experiment.title)
     yield from _section(tables.speed(experiment, parity), level=3)
     yield from _section(tables.scaling(experiment), level=3)
     for title, file_name in plots:
         yield image(title, file_name)
-    yield from _section(tables.memory(experiment), level=3)
+    yield from _section(utilisation(experiment, probes), level=3)
+    yield from _section(memory.peaks(experiment), level=3)
+    yield from _section(memory.categories(experiment), level=3)
     yield from _section(tables.precision(experiment), level=3)
     yield from _section(phases.phases(experiment), level=3)
+    yield from _section(communication.exchange(experiment), level=3)
+    yield from _section(communication.collectives(experiment), level=3)
     energy = device.energy(experiment)
     yield from _section(energy, level=3)
     if energy is None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from scalebench.analysis.cells import Cell, Comparison
-from scalebench.analysis.memory import largest
 from scalebench.analysis.precision import precision_gain
 from scalebench.analysis.scaling import IS_BASELINE, against_itself, against_single
 from scalebench.analysis.steps import data_wait_share, window
@@ -19,7 +18,7 @@ from .answers import group_ranking
 from .evidence import contract_in_short, parity_in_short
 from .experiments import Experiment
 from .table import Table, place, table
-from .text import Show, known, milliseconds, percent, size, times, with_interval
+from .text import Show, known, milliseconds, percent, times, with_interval
 
 
 def speed(experiment: Experiment, parity: Sequence[Record]) -> Table | None:
@@ -87,29 +86,6 @@ def scaling(experiment: Experiment) -> Table | None:
     return table(f"{kind.capitalize()} scaling", rows, notes)
 
 
-def memory(experiment: Experiment) -> Table | None:
-    """Peak memory of the fullest rank, and what it holds at rest."""
-    columns = {
-        "peak allocated": "allocated_peak",
-        "peak reserved": "reserved_peak",
-        "peak of tensors": "tensor_peak",
-        "peak resident": "resident_peak",
-        "parameters": "parameters",
-        "gradients": "gradients",
-        "optimizer state": "optimizer_state",
-    }
-    rows = [
-        place(experiment, cell)
-        | {"strategy": experiment.names[cell]}
-        | {title: known(_most(cell, kind), size) for title, kind in columns.items()}
-        for cell in experiment.measured
-    ]
-    note = f"Per {experiment.unit}, of the fullest one."
-    if experiment.unit == "process":
-        note += " Resident memory includes the libraries; tensors are counted in one step after the window."
-    return table("Memory", rows, [note])
-
-
 def precision(experiment: Experiment) -> Table | None:
     """What each 16-bit precision gains over fp32 of the same cell."""
     gains = [(cell, gain) for cell in experiment.measured if (gain := precision_gain(cell, experiment.cells))]
@@ -156,8 +132,3 @@ def _mean(cell: Cell, value: Callable[[Record], float | None]) -> Estimate | Non
 
 def _bare(estimate: Estimate | None) -> Estimate | None:
     return None if estimate is None else Estimate(value=estimate.value, processes=estimate.processes)
-
-
-def _most(cell: Cell, kind: str) -> int | None:
-    values = [value for record in cell.measured if (value := largest(record, kind)) is not None]
-    return max(values, default=None)
