@@ -119,13 +119,18 @@ class RunSpec(BaseModel):
 
 
 class PlannedRun(BaseModel):
-    """One fresh process group to start: a spec, which repeat of it, and what is wanted of it."""
+    """One fresh process group to start: a spec, which repeat of it, and what is wanted of it.
+
+    Attributes:
+        loader_rates: measure the loader alone with several numbers of workers even where steps do not wait for it.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     spec: RunSpec
     repeat: int = Field(default=0, ge=0)
     kind: Literal["run", "parity"] = "run"
+    loader_rates: bool = False
 
     @property
     def key(self) -> tuple[str, str]:

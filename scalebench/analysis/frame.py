@@ -22,6 +22,7 @@ from .cells import machine, not_measured_because, ordered
 from .device import gpu_state, traffic
 from .energy import cpu_energy, gpu_energy, joules_per_item
 from .instability import instabilities
+from .loading import loading
 from .phases import PHASES, phase_times
 from .steps import data_wait_share, foreign_cpu_cores, sum_over_wall, window
 from .unsteady import precision_reached
@@ -56,6 +57,7 @@ def _row(record: Record, probes: Sequence[Probe]) -> dict[str, object]:
         **_memory(record),
         **_communication(record),
         **_phases(record),
+        **_loading(record),
         **_device(record),
         **_training(record),
         **_contract(record),
@@ -151,6 +153,15 @@ def _communication(record: Record) -> dict[str, object]:
 def _phases(record: Record) -> dict[str, object]:
     times = phase_times(record)
     return {f"phase_{phase}_seconds": times[phase].mean if times else None for phase in PHASES}
+
+
+def _loading(record: Record) -> dict[str, object]:
+    found = loading(record)
+    return {
+        "loader_steps_per_second_needed": found.needed if found else None,
+        "loader_steps_per_second": _plain(found.rates) if found else None,
+        "loader_workers_needed": found.workers if found else None,
+    }
 
 
 def _device(record: Record) -> dict[str, object]:

@@ -162,7 +162,8 @@ def foretell(asked: Asked, request: Request, machine: Machine, json_lines: bool)
 def planned(asked: Asked, request: Request, machine: Machine) -> tuple[list[RunSpec], list[PlannedRun]]:
     """The cells and their runs in order. Raises UserError when there is nothing to run."""
     specs = cells_of(asked, request, machine)
-    runs = plan(specs, repeats_of(request), specs[0].seed, parity=bool(request.parity))
+    wanted = {"parity": bool(request.parity), "loader_rates": bool(request.loader_rates)}
+    runs = plan(specs, repeats_of(request), specs[0].seed, **wanted)
     if not runs:
         raise UserError("nothing to check: `single` is what the others are checked against. Name other strategies.")
     return specs, runs
@@ -193,7 +194,7 @@ def work(asked: Asked, request: Request, machine: Machine, json_lines: bool) -> 
             f"under a launcher of {world_size} ranks exactly one cell can run, on all of them; {len(specs)} are asked "
             f"for, the first on {specs[0].world_size}. Give one strategy, precision and batch."
         )
-    planned = PlannedRun(spec=specs[0])
+    planned = PlannedRun(spec=specs[0], loader_rates=bool(request.loader_rates))
     if os.environ["RANK"] == "0":
         tell(describe_plan(specs, 1, machine))
     try:

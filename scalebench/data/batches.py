@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from scalebench.data.base import SampleSource
 from scalebench.data.sampler import GlobalBatchSampler
 from scalebench.strategies.base import Batch
 
+WORKER_START = "fork" if sys.platform == "linux" else None
+"""torch's own way on Linux, said outright: a rank's processes start as the rank was, which here takes seconds each."""
 FETCHED_SAMPLES = 64
 """About how many samples are fetched at once, so that the cost of a fetch, spread over its steps, all but vanishes."""
 
@@ -49,7 +52,12 @@ def _grouped(sampler: GlobalBatchSampler) -> Iterator[Tensor]:
     """The indices of as many whole steps as make one fetch, epoch after epoch."""
     steps = itertools.chain.from_iterable(_epochs(sampler))
     while True:
-        yield torch.cat(list(itertools.islice(steps, max(1, FETCHED_SAMPLES // sampler.per_rank))))
+        yield torch.cat(list(itertools.islice(steps, steps_per_fetch(sampler.per_rank))))
+
+
+def steps_per_fetch(samples: int) -> int:
+    """Steps whose batches are fetched at once when a rank takes so many `samples` in each."""
+    return max(1, FETCHED_SAMPLES // samples)
 
 
 def _epochs(sampler: GlobalBatchSampler) -> Iterator[GlobalBatchSampler]:
@@ -64,7 +72,16 @@ def _fetched(source: SampleSource, indices: Iterator[Tensor], num_workers: int) 
         return map(source.__getitems__, indices)
     generator = torch.Generator()  # its own, so that starting workers leaves the global random state alone
     workers: Any = DataLoader  # its types know neither sources without __getitem__ nor indices in tensors
-    return iter(workers(source, batch_sampler=indices, num_workers=num_workers, collate_fn=_whole, generator=generator))
+    return iter(
+        workers(
+            source,
+            batch_sampler=indices,
+            num_workers=num_workers,
+            collate_fn=_whole,
+            generator=generator,
+            multiprocessing_context=WORKER_START,
+        )
+    )
 
 
 def _whole(batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

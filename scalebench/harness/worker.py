@@ -11,12 +11,13 @@ import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record as record_error
 
-from scalebench import data, strategies, workloads
+from scalebench import strategies, workloads
 from scalebench.errors import UnsupportedError
 from scalebench.harness import parity
 from scalebench.harness.diagnosis import Diagnosis, diagnose
 from scalebench.harness.job import Job, Report
 from scalebench.harness.lifeline import attach
+from scalebench.harness.loading import loader_of, with_loader_rates
 from scalebench.harness.phase import Phase
 from scalebench.harness.placement import Place, barrier, process_group, take_place
 from scalebench.harness.window import Meters, Pacing, Row, chunks_of, run_row
@@ -59,7 +60,7 @@ def work(job: Job, *, gather: bool = False) -> list[Report]:
         else:
             with own_sampler(job, place) as sampler:
                 report = measure(spec, strategy, place, phase, stages)
-            report = report.with_sensors(sampler.facts())
+            report = with_loader_rates(report.with_sensors(sampler.facts()), job.run, place)
         return gathered(report, place) if gather else [report]
 
 
@@ -83,16 +84,7 @@ def measure(spec: RunSpec, strategy: Strategy, place: Place, phase: Phase, stage
     phase.enter("preparing")
     workload = workloads.create(spec.workload, spec.size, spec.workload_options)
     source = workload.samples(spec.data, spec.seed)
-    batches = data.loader(
-        source,
-        micro_batch=spec.micro_batch,
-        accumulation=spec.accumulation,
-        rank=place.rank,
-        world_size=place.world_size,
-        seed=spec.seed,
-        device=place.device,
-        num_workers=spec.num_workers,
-    )
+    batches = loader_of(source, spec, place, spec.num_workers)
     resident_before = resident_bytes()
     stages.end("data")
     step = strategy.prepare(workload, spec.train_config(), place.device)

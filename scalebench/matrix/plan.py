@@ -14,7 +14,9 @@ MOST_RUNS = 100_000
 """More are taken for a mistake: they would take weeks."""
 
 
-def plan(specs: Sequence[RunSpec], repeats: int, seed: int, *, parity: bool = False) -> list[PlannedRun]:
+def plan(
+    specs: Sequence[RunSpec], repeats: int, seed: int, *, parity: bool = False, loader_rates: bool = False
+) -> list[PlannedRun]:
     """Every run of `specs` in randomised blocks: each block holds one repeat of every cell, shuffled by `seed`.
 
     So that drift of the machine falls on all cells alike. With `parity`, one parity check per cell comes before them:
@@ -27,4 +29,8 @@ def plan(specs: Sequence[RunSpec], repeats: int, seed: int, *, parity: bool = Fa
     checks = [PlannedRun(spec=spec, kind="parity") for spec in specs if parity and spec.strategy != BASELINE]
     shuffle = random.Random(seed).sample
     blocks = (shuffle(list(specs), len(specs)) for _ in range(repeats))
-    return checks + [PlannedRun(spec=spec, repeat=repeat) for repeat, block in enumerate(blocks) for spec in block]
+    return checks + [
+        PlannedRun(spec=spec, repeat=repeat, loader_rates=loader_rates)
+        for repeat, block in enumerate(blocks)
+        for spec in block
+    ]

@@ -264,6 +264,9 @@ class Request(Axes):
     include: Selections | None = None
     deepspeed_config: dict[str, Any] | None = None
     baseline: Truth | None = _ask("Add `single` at one rank, which efficiency is measured against. Default: yes.")
+    loader_rates: Truth | None = _ask(
+        "Measure the loader alone at 0, 1, 2 and 4 workers in every run. Default: only where steps wait for data."
+    )
     parity: Truth | None = _ask("Check each cell against `single` on the same micro-batches first. Default: no.")
     diagnostics: Truth | None = _ask(
         "After the timed steps look at what ran: contract, phases, memory by category, communication. Default: yes."

@@ -26,6 +26,7 @@ INTERVAL_SECONDS = 0.1
 """NVML renews power and energy every 20 to 100 ms, RAPL every millisecond."""
 MOST_READINGS = 2000
 """When there are as many, every other one is dropped and the interval doubled, so that records stay small."""
+MARGIN_NS = 10**9
 POWERCAP = Path("/sys/class/powercap")
 NO_NVML = "NVML cannot be used here: nvidia-ml-py or the NVIDIA driver is missing"
 
@@ -215,14 +216,15 @@ class Sampler:
 def sensors_of_rank(sensors: Sequence[SensorFacts], rank: RankFacts) -> list[SensorFacts]:
     """Of all the sensors of a host, the GPU that `rank` computed on and, on its first local rank, the CPU packages.
 
-    Their readings are cut to the rank's steps. GPUs are told apart by UUID, for CUDA may number them otherwise than
-    NVML does; where CUDA did not tell it, by their order.
+    Their readings are cut to the rank's steps, with a second more on both sides for ranks that end later. GPUs are told
+    apart by UUID, for CUDA may number them otherwise than NVML does; where CUDA did not tell it, by their order.
     """
     gpus = [sensor for sensor in sensors if sensor.kind == "gpu"]
     found = [sensor for sensor in sensors if sensor.kind == "cpu"] if rank.local_rank == 0 else []
     if rank.device_name is not None:
         found.insert(0, _gpu_of(rank, gpus))
-    return [_cut(sensor, rank.chunks[0].start_ns, rank.step_end_ns[-1]) for sensor in found]
+    start_ns, end_ns = rank.chunks[0].start_ns - MARGIN_NS, rank.step_end_ns[-1] + MARGIN_NS
+    return [_cut(sensor, start_ns, end_ns) for sensor in found]
 
 
 def _gpu_of(rank: RankFacts, gpus: Sequence[SensorFacts]) -> SensorFacts:

@@ -21,6 +21,7 @@ from pydantic import Field
 from scalebench.records.communication import CommunicationFacts
 from scalebench.records.device import NetworkFacts, SensorFacts
 from scalebench.records.facts import Facts
+from scalebench.records.loading import LoaderRate
 from scalebench.records.memory import MemoryFacts
 from scalebench.records.phases import PhaseFacts
 from scalebench.records.theory import TheoryFacts
@@ -80,6 +81,8 @@ class RankFacts(Facts):
         window_compilations: graphs that torch.compile made in the window.
         sensors: of the GPU that this rank computed on; on a host's first rank also those of its CPUs.
         phases: of some steps right after the window; None where a backend's phases cannot be told apart.
+        loader_rates: of the loader alone, after the window, with no workers and with the run's number of them; with
+            further numbers where steps waited for data or it was asked for.
         network: on a host's first rank, the traffic of its interfaces around the window.
     """
 
@@ -109,6 +112,7 @@ class RankFacts(Facts):
     sensors: list[SensorFacts] = Field(default_factory=list)
     network: NetworkFacts | None = None
     phases: PhaseFacts | None = None
+    loader_rates: list[LoaderRate] = Field(default_factory=list)
 
 
 class Contract(Facts):

@@ -14,6 +14,7 @@ from . import communication, device, evidence, memory, phases, tables
 from .answers import answers
 from .environment import environment_table, sessions_line
 from .experiments import Experiment, experiments, hardware, hardware_name
+from .loading import data_loading
 from .markdown import bullets, heading, image, markdown_table
 from .outcomes import outcomes
 from .plots import drawing_settings, save, write_plots
@@ -108,6 +109,7 @@ def _experiment(
     yield from _section(phases.phases(experiment), level=3)
     yield from _section(communication.exchange(experiment), level=3)
     yield from _section(communication.collectives(experiment), level=3)
+    yield from _section(data_loading(experiment), level=3)
     energy = device.energy(experiment)
     yield from _section(energy, level=3)
     if energy is None:

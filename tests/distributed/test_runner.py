@@ -179,6 +179,7 @@ def test_workers_load_the_very_same_batches(tmp_path: Path) -> None:
     alone, helped = (run_one(tiny(num_workers=workers), tmp_path) for workers in (0, 2))
     assert helped.status == "ok", helped.reason
     assert [facts.losses for facts in helped.ranks] == [facts.losses for facts in alone.ranks]
+    assert {0, 2} <= {rate.num_workers for facts in helped.ranks for rate in facts.loader_rates}
 
 
 ONE_RUN = """

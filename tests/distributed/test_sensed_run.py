@@ -45,9 +45,9 @@ def test_sensors_traffic_and_phases_of_a_real_run(tmp_path: Path, counter: Count
     first, second = record.ranks
     (sensor,) = first.sensors
     assert (sensor.read_by, sensor.name, second.sensors) == ("launcher", "package-0", [])
-    assert 2 < len(sensor.time_ns) < counter.readings, "what was read outside the rank's steps is left out"
-    assert sensor.time_ns[0] <= first.chunks[0].start_ns < sensor.time_ns[1]
-    assert sensor.time_ns[-2] < first.step_end_ns[-1] <= sensor.time_ns[-1]
+    assert 2 < len(sensor.time_ns) <= counter.readings
+    begin, end = first.chunks[0].start_ns, first.step_end_ns[-1]
+    assert begin - 5e9 < sensor.time_ns[0] <= begin < end <= sensor.time_ns[-1] < end + 5e9
     energy = cpu_energy(record)
     assert energy.source == COUNTER or "--steps" in str(energy.reason), "a busy machine may read too rarely"
 

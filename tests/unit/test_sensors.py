@@ -289,8 +289,8 @@ def test_each_rank_gets_its_own_gpu_by_uuid_and_its_own_steps() -> None:
     first = make_rank(0, ends, device_name="X", device_uuid="11", chunks=begun)
     second = make_rank(1, ends, device_name="X", device_uuid="00", chunks=begun)
     found, processors = sensors_of_rank([*gpus, cpu], first)
-    assert (found.uuid, found.readings["power_milliwatts"]) == ("GPU-11", [3, 4, 5, 6])
-    assert found.time_ns == [s * SECOND for s in (3, 4, 5, 6)]
+    assert (found.uuid, found.readings["power_milliwatts"]) == ("GPU-11", [2, 3, 4, 5, 6, 7])
+    assert found.time_ns == [s * SECOND for s in (2, 3, 4, 5, 6, 7)]
     assert processors.kind == "cpu"
     assert [sensor.uuid for sensor in sensors_of_rank([*gpus, cpu], second)] == ["GPU-00"]
     nameless = make_rank(1, ends, device_name="X")
