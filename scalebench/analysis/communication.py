@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast, get_args
 
 import numpy as np
 
 from scalebench.records.communication import CollectiveFacts, CommunicationFacts
+from scalebench.records.probe import Probe
 from scalebench.records.record import Record
 from scalebench.theory.communication import Collectives, Kind, bus_share, payload_bytes, traffic, wire_bytes
 from scalebench.theory.scheme import Backend
+
+from .probe import probe_for
 
 FORMULAS: frozenset[str] = frozenset(get_args(Kind))
 """The kinds of collectives whose bytes on the wire are known."""
@@ -32,6 +35,8 @@ class Speed:
     Attributes:
         seconds: of the rank on which they took least: the last to come waits for nobody.
         algorithm_bandwidth, bus_bandwidth: bytes per second, as nccl-tests defines them.
+        of_probe: what they would have taken by the line through a probe's times, over `seconds`; None without a probe
+            of as many ranks.
     """
 
     kind: str
@@ -42,6 +47,7 @@ class Speed:
     seconds: float | None
     algorithm_bandwidth: float | None
     bus_bandwidth: float | None
+    of_probe: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +80,11 @@ def expected(record: Record) -> Bytes | None:
     return Bytes(payload=payload_bytes(calls), wire=wire_bytes(calls, theory.scheme.backend))
 
 
-def speeds(record: Record) -> list[Speed]:
+def speeds(record: Record, probes: Sequence[Probe] = ()) -> list[Speed]:
     """Every kind of collective, with its time and bandwidths; empty where nobody looked."""
     ranks = [{(c.kind, c.ranks, c.dtype): c for c in facts.collectives} for facts in _facts(record)]
-    return [_speed([rank[key] for rank in ranks if key in rank]) for key in (ranks[0] if ranks else {})]
+    probe = probe_for(record, probes)
+    return [_speed([rank[key] for rank in ranks if key in rank], probe) for key in (ranks[0] if ranks else {})]
 
 
 def exposure(record: Record) -> Exposure | None:
@@ -100,7 +107,7 @@ def _facts(record: Record) -> list[CommunicationFacts]:
 
 
 def _bytes(facts: CommunicationFacts) -> Bytes | None:
-    if facts.unknown_because or not {c.kind for c in facts.collectives} <= FORMULAS:
+    if not {c.kind for c in facts.collectives} <= FORMULAS:
         return None
     backend: Backend = "nccl" if facts.backend == "nccl" else "gloo"
     calls = _calls(facts.collectives)
@@ -114,8 +121,9 @@ def _calls(collectives: Iterable[CollectiveFacts]) -> list[Collectives]:
     ]
 
 
-def _speed(ranks: list[CollectiveFacts]) -> Speed:
+def _speed(ranks: list[CollectiveFacts], probe: Probe | None) -> Speed:
     first = ranks[0]
+    expected = _by_probe(first, probe)
     times = [facts.seconds for facts in ranks if facts.seconds]
     seconds = min(times) if len(times) == len(ranks) else None
     rate = first.payload_bytes / seconds if seconds else None
@@ -129,4 +137,15 @@ def _speed(ranks: list[CollectiveFacts]) -> Speed:
         seconds=seconds,
         algorithm_bandwidth=rate,
         bus_bandwidth=None if rate is None or share is None else rate * share,
+        of_probe=None if expected is None or seconds is None else expected / seconds,
     )
+
+
+def _by_probe(facts: CollectiveFacts, probe: Probe | None) -> float | None:
+    """Seconds of these collectives one after the other by the probe's line, each with its latency."""
+    if probe is None or probe.spec.world_size != facts.ranks:
+        return None
+    fit = next((fit for fit in probe.fits if fit.name == facts.kind), None)
+    if fit is None or fit.bytes_per_second is None:
+        return None
+    return facts.count * fit.latency_seconds + facts.payload_bytes / fit.bytes_per_second

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
@@ -25,6 +26,8 @@ THROTTLE_REASONS = {
     0x100: "display clock set",
 }
 """NVML's bits (nvml.h, nvmlClocksEventReasons)."""
+NEVER_ZERO: frozenset[Quantity] = frozenset({"sm_clock_mhz", "memory_clock_mhz", "temperature_celsius"})
+"""Quantities of which a reading of zero comes from a sensor that does not work."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +100,16 @@ def traffic(record: Record) -> Traffic | None:
     return max(found, key=lambda one: one.sent_per_step + one.received_per_step, default=None)
 
 
+def unread(record: Record) -> dict[Quantity, str]:
+    """Why a quantity of some GPU is not known over the window, but for energy and power (see `gpu_energy`)."""
+    found: dict[Quantity, str] = {}
+    for gpu in sensed(record, "gpu"):
+        for quantity in get_args(Quantity)[2:]:
+            if not len(_readings(gpu, quantity)):
+                found.setdefault(quantity, gpu.sensor.unavailable.get(quantity, "no valid reading in the window"))
+    return found
+
+
 def _inside(gpus: Sequence[Sensing], quantity: Quantity) -> list[Floats]:
     """Each GPU's readings within the window; GPUs without any are left out."""
     return [values for gpu in gpus if len(values := _readings(gpu, quantity))]
@@ -104,7 +117,8 @@ def _inside(gpus: Sequence[Sensing], quantity: Quantity) -> list[Floats]:
 
 def _readings(gpu: Sensing, quantity: Quantity) -> Floats:
     times, values = series(gpu.sensor, quantity)
-    return values[(times >= gpu.start_ns) & (times <= gpu.end_ns)]
+    valid = values > 0 if quantity in NEVER_ZERO else values >= 0
+    return values[(times >= gpu.start_ns) & (times <= gpu.end_ns) & valid]
 
 
 def _means(gpus: Sequence[Sensing], quantity: Quantity) -> list[float]:

@@ -16,6 +16,7 @@ from scalebench.records.record import Record
 from .steps import NANOSECONDS, host_windows, window
 
 COUNTER, INTEGRAL = "energy counter", "integrated power"
+UNREAD = "no sensor was read"
 COARSEST = 0.1
 """Largest part of the window by which the readings around its ends, or two neighbouring ones, may lie apart."""
 
@@ -55,7 +56,7 @@ def total_energy(record: Record, kind: Literal["gpu", "cpu"]) -> Energy:
     parts = [energy_of(sensing) for sensing in sensed(record, kind)]
     missing = [part.reason for part in parts if part.joules is None]
     if not parts or missing:
-        return Energy(reason=missing[0] if missing else "no sensor was read")
+        return Energy(reason=missing[0] if missing else UNREAD)
     sources = dict.fromkeys(part.source for part in parts if part.source)
     return Energy(joules=sum(part.joules for part in parts if part.joules), source=" and ".join(sources))
 
@@ -90,7 +91,8 @@ def energy_of(sensing: Sensing) -> Energy:
         if found.joules is not None:
             return found
         reasons.append(found.reason or "")
-    return Energy(reason="; ".join(dict.fromkeys(reasons)))
+    told = [reason for reason in dict.fromkeys(reasons) if reason != UNREAD]
+    return Energy(reason="; ".join(told) or UNREAD)
 
 
 def from_counter(sensing: Sensing) -> Energy:
@@ -129,7 +131,7 @@ def coarse(sensing: Sensing, quantity: Quantity, *, every: bool) -> str | None:
     times, _ = series(sensing.sensor, quantity)
     start, end = sensing.start_ns, sensing.end_ns
     if not len(times):
-        return sensing.sensor.unavailable.get(quantity, "no sensor was read")
+        return sensing.sensor.unavailable.get(quantity, UNREAD)
     if times[0] > start or times[-1] < end:
         return "the readings do not span the window"
     first, last = int(np.searchsorted(times, start, side="right")), int(np.searchsorted(times, end, side="left"))

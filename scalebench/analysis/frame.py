@@ -26,7 +26,7 @@ from .loading import loading
 from .phases import PHASES, phase_times
 from .steps import data_wait_share, foreign_cpu_cores, sum_over_wall, window
 from .unsteady import precision_reached
-from .utilisation import utilisation
+from .utilisation import counted_over_formula, utilisation
 
 
 def load(path: str | Path = "results/") -> pd.DataFrame:
@@ -118,9 +118,11 @@ def _utilisation(record: Record, probes: Sequence[Probe]) -> dict[str, object]:
         "model_flops_per_second_per_rank": used.flops_per_second if used else None,
         "peak_flops_per_second": peak.flops_per_second if peak else None,
         "peak_source": peak.source if peak else None,
-        "mfu": used.mfu if used else None,
-        "causal_mfu": used.causal_mfu if used else None,
+        "mfu_full_attention": used.mfu if used else None,
+        "mfu_causal": used.causal_mfu if used else None,
         "hfu": used.hfu if used else None,
+        "share_of_probe": used.of_probe if used else None,
+        "flops_counted_over_formula": counted_over_formula(record),
     }
 
 
@@ -174,6 +176,7 @@ def _device(record: Record) -> dict[str, object]:
         "cpu_energy_joules_per_item": joules_per_item(record, cpu),
         "gpu_watts": state.watts if state else None,
         "gpu_sm_clock_mhz": state.sm_clock_mhz if state else None,
+        "gpu_sm_clock_share": state.sm_clock_share if state else None,
         "gpu_memory_clock_mhz": state.memory_clock_mhz if state else None,
         "gpu_temperature_celsius": state.temperature_celsius if state else None,
         "gpu_utilisation": state.utilisation if state else None,

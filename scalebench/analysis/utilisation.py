@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,6 +34,7 @@ class Utilisation:
         flops_per_second: model FLOPs per second, attention counted as full (PaLM's convention).
         mfu: those over the peak. causal_mfu: with only the keys that each query may see.
         hfu: hardware FLOPs over the peak: what is recomputed for activation checkpointing counts too.
+        of_probe: hardware FLOPs per second over the rate at which a probe of this machine multiplied matrices.
     """
 
     flops_per_second: float
@@ -41,30 +42,51 @@ class Utilisation:
     mfu: float | None
     causal_mfu: float | None
     hfu: float | None
+    of_probe: float | None
 
 
-def utilisation(record: Record, probes: Iterable[Probe] = ()) -> Utilisation | None:
+def utilisation(record: Record, probes: Sequence[Probe] = ()) -> Utilisation | None:
     """MFU (Chowdhery et al. 2022, arXiv:2204.02311, appendix B) and its kin; None when FLOPs or time are not known."""
     samples, work = _samples_per_second(record), record.workload
     if samples is None or work is None or work.flops_per_sample is None:
         return None
-    peak = peak_of(record, probes)
-    recomputed = work.recomputed_flops_per_sample if record.spec.activation_checkpointing else 0.0
-    hardware = None if recomputed is None else work.flops_per_sample + recomputed
+    probed = _probed_peak(record, probes)
+    peak, hardware = peak_of(record, probes), hardware_flops_per_sample(record)
 
-    def share(flops: float | None) -> float | None:
+    def share(flops: float | None, peak: Peak | None) -> float | None:
         return None if peak is None or flops is None else flops * samples / peak.flops_per_second
 
     return Utilisation(
         flops_per_second=work.flops_per_sample * samples,
         peak=peak,
-        mfu=share(work.flops_per_sample),
-        causal_mfu=share(work.causal_flops_per_sample),
-        hfu=share(hardware),
+        mfu=share(work.flops_per_sample, peak),
+        causal_mfu=share(work.causal_flops_per_sample, peak),
+        hfu=share(hardware, peak),
+        of_probe=share(hardware, probed),
     )
 
 
-def peak_of(record: Record, probes: Iterable[Probe] = ()) -> Peak | None:
+def hardware_flops_per_sample(record: Record) -> float | None:
+    """What the formula says one sample costs, recomputation included; None when the workload does not know."""
+    work = record.workload
+    if work is None or work.flops_per_sample is None:
+        return None
+    if not record.spec.activation_checkpointing:
+        return work.flops_per_sample
+    again = work.recomputed_flops_per_sample
+    return None if again is None else work.flops_per_sample + again
+
+
+def counted_over_formula(record: Record) -> float | None:
+    """FLOPs that torch's counter saw in one step of one rank over those of the formula; None when either is unknown."""
+    formula = hardware_flops_per_sample(record)
+    counted = record.contract.flops_per_step if record.contract else None
+    if not formula or counted is None:
+        return None
+    return counted / (formula * record.spec.micro_batch * record.spec.accumulation)
+
+
+def peak_of(record: Record, probes: Sequence[Probe] = ()) -> Peak | None:
     """The peak of the device that the record ran on, in the number format that it computed in; None if unknown.
 
     A data sheet goes before a probe. Where ranks ran on devices of several names, there is no one peak.
@@ -74,7 +96,11 @@ def peak_of(record: Record, probes: Iterable[Probe] = ()) -> Peak | None:
     listed = peak_flops(names.pop(), number) if len(names) == 1 else None
     if listed is not None:
         return Peak(flops_per_second=listed, source="data sheet", number=number)
-    probe = probe_for(record, probes)
+    return _probed_peak(record, probes)
+
+
+def _probed_peak(record: Record, probes: Sequence[Probe]) -> Peak | None:
+    number, probe = _number(record), probe_for(record, probes)
     rate = matmul_rate(probe, number) if probe else None
     return Peak(flops_per_second=rate.median, source="probe", number=number) if rate else None
 

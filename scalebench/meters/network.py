@@ -49,9 +49,12 @@ def read_traffic() -> Traffic:
 
 def _interfaces() -> Iterator[tuple[str, tuple[int, int]]]:
     """Of this process's network namespace: field meanings as in proc_net(5)."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in INTERFACES.read_text().splitlines()[2:]:
-            name, _, counts = line.partition(":")
+    lines: list[str] = []
+    with contextlib.suppress(OSError):
+        lines = INTERFACES.read_text().splitlines()[2:]
+    for line in lines:
+        name, _, counts = line.partition(":")
+        with contextlib.suppress(ValueError, IndexError):
             fields = counts.split()
             yield name.strip(), (int(fields[8]), int(fields[0]))
 

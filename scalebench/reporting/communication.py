@@ -9,10 +9,12 @@ import numpy as np
 
 from scalebench.analysis.cells import Cell
 from scalebench.analysis.communication import Bytes, Exposure, Speed, exchanged, expected, exposure, speeds
+from scalebench.records.probe import Probe
 from scalebench.records.record import Record
 
 from .evidence import dtype_name
 from .experiments import Experiment
+from .memory import without_formula
 from .table import Row, Table, place, table
 from .text import UNKNOWN, figure, known, milliseconds, percent, size
 
@@ -32,10 +34,14 @@ SPEED_NOTE = (
     "algbw is payload over time, busbw that times nccl-tests' factor; the time is that of the rank on which they took "
     "least, since the last to come waits for nobody."
 )
-BANDWIDTHS = {
-    "time, ms": ("seconds", MILLI),
-    "algbw, GB/s": ("algorithm_bandwidth", GIGA),
-    "busbw, GB/s": ("bus_bandwidth", GIGA),
+PROBE_NOTE = (
+    "Of the probe: the time by the probe's line of latency and bandwidth, nothing else going on, over the time here."
+)
+BANDWIDTHS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "time, ms": ("seconds", lambda value: figure(value / MILLI, 3)),
+    "algbw, GB/s": ("algorithm_bandwidth", lambda value: figure(value / GIGA, 3)),
+    "busbw, GB/s": ("bus_bandwidth", lambda value: figure(value / GIGA, 3)),
+    "of the probe": ("of_probe", percent),
 }
 
 
@@ -54,27 +60,31 @@ def exchange(experiment: Experiment) -> Table | None:
             | _times([times for record in cell.measured if (times := exposure(record))])
         )
     backend = "NCCL" if experiment.unit == "GPU" else "gloo"
-    notes = [EXCHANGE_NOTE.format(backend=backend), TIME_NOTES[experiment.unit], *_unknown(experiment)]
-    return table("Communication", rows, notes)
+    notes = [EXCHANGE_NOTE.format(backend=backend), TIME_NOTES[experiment.unit]]
+    return table("Communication", rows, [*notes, *without_formula(experiment), *_unknown(experiment)])
 
 
-def collectives(experiment: Experiment) -> Table | None:
+def collectives(experiment: Experiment, probes: Sequence[Probe]) -> Table | None:
     """Count, payload, time and bandwidth of each kind of collective."""
-    rows = [
-        place(experiment, cell)
-        | {
-            "strategy": experiment.names[cell],
-            "collective": speed.kind.replace("_", "-"),
-            "over ranks": str(speed.ranks),
-            "dtype": dtype_name(speed.dtype),
-            "per step": str(speed.count),
-            "payload": size(speed.payload_bytes),
-        }
-        | _bandwidths([found for record in cell.measured for found in speeds(record) if _alike(found, speed)])
-        for cell in _observed(experiment)
-        for speed in (_first(cell, speeds) or [])
-    ]
-    return table("Collectives", rows, [SPEED_NOTE])
+    rows: list[Row] = []
+    for cell in _observed(experiment):
+        kinds: dict[tuple[str, int, str], list[Speed]] = {}
+        for speed in (speed for record in cell.measured for speed in speeds(record, probes)):
+            kinds.setdefault((speed.kind, speed.ranks, speed.dtype), []).append(speed)
+        name = place(experiment, cell) | {"strategy": experiment.names[cell]}
+        rows += [name | _counts(found[0]) | _bandwidths(found) for found in kinds.values()]
+    probed = any(row["of the probe"] != UNKNOWN for row in rows)
+    return table("Collectives of a step", rows, [SPEED_NOTE, PROBE_NOTE] if probed else [SPEED_NOTE])
+
+
+def _counts(speed: Speed) -> Row:
+    return {
+        "collective": speed.kind.replace("_", "-"),
+        "over ranks": str(speed.ranks),
+        "dtype": dtype_name(speed.dtype),
+        "per step": str(speed.count),
+        "payload": size(speed.payload_bytes),
+    }
 
 
 def _observed(experiment: Experiment) -> list[Cell]:
@@ -114,14 +124,10 @@ def _times(found: Sequence[Exposure]) -> Row:
     }
 
 
-def _alike(one: Speed, other: Speed) -> bool:
-    return (one.kind, one.ranks, one.dtype) == (other.kind, other.ranks, other.dtype)
-
-
 def _bandwidths(found: Sequence[Speed]) -> Row:
     """Medians over processes."""
     row = {}
-    for title, (name, unit) in BANDWIDTHS.items():
+    for title, (name, show) in BANDWIDTHS.items():
         values = [value for speed in found if (value := getattr(speed, name)) is not None]
-        row[title] = figure(float(np.median(values)) / unit, 3) if values else UNKNOWN
+        row[title] = show(float(np.median(values))) if values else UNKNOWN
     return row

@@ -7,15 +7,25 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from scalebench.analysis.cells import Cell
-from scalebench.analysis.device import GpuState, Traffic, gpu_state, traffic
+from scalebench.analysis.device import GpuState, Traffic, gpu_state, traffic, unread
 from scalebench.analysis.energy import Energy, cpu_energy, gpu_energy, joules_per_item
+from scalebench.records.device import Quantity
 from scalebench.records.record import Record
 
 from .experiments import Experiment
 from .table import Row, Table, place, table
-from .text import UNKNOWN, figure, known, percent, size, with_interval
+from .text import UNKNOWN, figure, known, listing, percent, size, with_interval
 
 EnergyOf = Callable[[Record], Energy]
+
+WORDS: dict[Quantity, str] = {
+    "sm_clock_mhz": "SM clock",
+    "memory_clock_mhz": "memory clock",
+    "temperature_celsius": "temperature",
+    "throttle_mask": "reasons for lower clocks",
+    "utilisation_percent": "utilisation",
+    "processes": "other processes",
+}
 
 
 def energy(experiment: Experiment) -> Table | None:
@@ -64,7 +74,17 @@ def gpus(experiment: Experiment) -> Table | None:
         for cell, found in states.items()
         if found
     ]
-    return table("GPUs", rows, ["Clocks and utilisation of the lowest GPU, temperature of the hottest."])
+    notes = ["Clocks and utilisation of the lowest GPU, temperature of the hottest.", *_unread(experiment)]
+    return table("GPUs", rows, notes)
+
+
+def _unread(experiment: Experiment) -> list[str]:
+    """Which readings are not known of some run, and why."""
+    reasons: dict[str, dict[str, None]] = {}
+    for record in (record for cell in experiment.measured for record in cell.measured):
+        for quantity, reason in unread(record).items():
+            reasons.setdefault(reason, {}).setdefault(WORDS[quantity])
+    return [f"Not known of some run: {listing(list(words))}, {reason}." for reason, words in reasons.items()]
 
 
 def network(experiment: Experiment) -> Table | None:
@@ -76,6 +96,13 @@ def network(experiment: Experiment) -> Table | None:
             shown = {"strategy": experiment.names[cell], "interface": ", ".join({m.interface: None for m in found})}
             rows.append(place(experiment, cell) | shown | _moved(found))
     return table("Network", rows, ["Of the busiest interface of a host, everybody's traffic; lo is within the host."])
+
+
+def unknown_network(experiment: Experiment) -> str:
+    """Why there is no table of the network."""
+    ranks = [rank for cell in experiment.measured for record in cell.measured for rank in record.ranks]
+    read = any(rank.network and rank.network.interfaces for rank in ranks)
+    return f"Network: n/a, {'nothing went through any interface' if read else 'no counters could be read'}."
 
 
 def _moved(found: Sequence[Traffic]) -> Row:

@@ -11,7 +11,7 @@ from scalebench.theory.memory import Memory
 
 from .experiments import Experiment
 from .table import Row, Table, place, table
-from .text import known, percent, size
+from .text import known, listing, percent, size
 
 PEAKS = {
     "peak allocated": "allocated_peak",
@@ -26,6 +26,7 @@ SPLIT_NOTE = (
     "Measured (formula), in one step after the window. Parameters and optimizer state as kept between steps, gradients "
     "when the update begins; the others at the moment of the peak, where the formula has those of the fullest moment."
 )
+COMPILED_NOTE = "Compiled regions allocate where nobody can look: their peak and what it was filled with are n/a."
 
 
 def peaks(experiment: Experiment) -> Table | None:
@@ -53,7 +54,15 @@ def categories(experiment: Experiment) -> Table | None:
         shown = {name.replace("_", " "): _beside(value, theory, name) for name, value in measured.items()}
         shown["peak of tensors"] = _beside(_held(cell, "tensor_peak"), theory, "peak")
         rows.append(place(experiment, cell) | {"strategy": experiment.names[cell]} | shown)
-    return table("Memory by category", rows, [SPLIT_NOTE])
+    compiled = [COMPILED_NOTE] if any(cell.spec.compile for cell in experiment.measured) else []
+    return table("Memory by category", rows, [SPLIT_NOTE, *compiled, *without_formula(experiment)])
+
+
+def without_formula(experiment: Experiment) -> list[str]:
+    """The strategies whose bytes and memory nobody has a formula of."""
+    unknown = [experiment.names[cell] for cell in experiment.measured if not any(map(expected, cell.measured))]
+    names = listing(list(dict.fromkeys(unknown))) if unknown else None
+    return [f"No formula: what {names} does with its options is not known."] if names else []
 
 
 def _beside(measured: float | None, theory: Memory | None, name: str) -> str:

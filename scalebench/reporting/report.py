@@ -22,10 +22,11 @@ from .probe import probe_tables
 from .probe_plots import probe_plots
 from .rules_of_thumb import rules_of_thumb
 from .table import Table
-from .utilisation import utilisation
+from .utilisation import NO_FORMULA, utilisation
 
 REPORT_NAME = "report.md"
 TITLE = "scalebench report"
+NO_CONTRACT = "Contract: n/a, nothing was observed on the running models."
 
 
 def write_report(
@@ -102,30 +103,27 @@ def _experiment(
     yield from _section(tables.scaling(experiment), level=3)
     for title, file_name in plots:
         yield image(title, file_name)
-    yield from _section(utilisation(experiment, probes), level=3)
+    yield from _section(utilisation(experiment, probes), level=3, otherwise=[NO_FORMULA])
     yield from _section(memory.peaks(experiment), level=3)
     yield from _section(memory.categories(experiment), level=3)
     yield from _section(tables.precision(experiment), level=3)
     yield from _section(phases.phases(experiment), level=3)
     yield from _section(communication.exchange(experiment), level=3)
-    yield from _section(communication.collectives(experiment), level=3)
+    yield from _section(communication.collectives(experiment, probes), level=3)
     yield from _section(data_loading(experiment), level=3)
-    energy = device.energy(experiment)
-    yield from _section(energy, level=3)
-    if energy is None:
-        yield from device.unknown_energy(experiment)
+    yield from _section(device.energy(experiment), level=3, otherwise=device.unknown_energy(experiment))
     yield from _section(device.gpus(experiment), level=3)
-    yield from _section(device.network(experiment), level=3)
-    contracts = evidence.contracts(experiment)
-    yield from _section(contracts, level=3)
-    if contracts is None:
-        yield "Contract: n/a, nothing was observed on the running models."
+    yield from _section(device.network(experiment), level=3, otherwise=[device.unknown_network(experiment)])
+    yield from _section(evidence.contracts(experiment), level=3, otherwise=[NO_CONTRACT])
     yield from _section(evidence.unmatched(experiment), level=3)
     yield from _section(outcomes(experiment), level=3)
     yield from _section(evidence.not_measured(experiment), level=3)
 
 
-def _section(table: Table | None, level: int = 2) -> Iterable[str]:
-    if table is not None:
+def _section(table: Table | None, level: int = 2, otherwise: Iterable[str] = ()) -> Iterable[str]:
+    """The table under its title; where there is none, `otherwise`."""
+    if table is None:
+        yield from otherwise
+    else:
         yield heading(level, table.title)
         yield markdown_table(table)

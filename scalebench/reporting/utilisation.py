@@ -16,17 +16,20 @@ from .text import UNKNOWN, figure, listing, percent, with_interval
 
 GIGA = 1e9
 NOTE = (
-    "Model FLOPs with full attention (PaLM's convention); causal MFU counts only the keys that each query may see; HFU "
-    "counts what is recomputed too."
+    "Model FLOPs with full attention (PaLM's convention); causal: with only the keys that each query may see; HFU and "
+    "the share of the probe count what is recomputed too."
 )
 NO_PEAK = "MFU: n/a, no peak of {} in {} is known; `scalebench probe` measures it."
+NO_FORMULA = "MFU: n/a, this workload has no formula of its FLOPs."
+"""What to say where there is no table."""
 
 Figure = Callable[[Utilisation], float | None]
 
 SHARES: dict[str, Figure] = {
-    "MFU": lambda used: used.mfu,
-    "causal MFU": lambda used: used.causal_mfu,
+    "MFU, full attention": lambda used: used.mfu,
+    "MFU, causal": lambda used: used.causal_mfu,
     "HFU": lambda used: used.hfu,
+    "of the probe's products": lambda used: used.of_probe,
 }
 
 
@@ -44,8 +47,15 @@ def utilisation(experiment: Experiment, probes: Sequence[Probe]) -> Table | None
                 }
                 | {title: with_interval(cell.estimate(_of(probes, share)), percent) for title, share in SHARES.items()}
                 | {"peak, GFLOP/s": "; ".join(dict.fromkeys(map(_told, _peaks(cell, probes))))}
+                | {"counted / formula": _counted(cell)}
             )
     return table("Utilisation", rows, [NOTE, *_unknown_peaks(experiment, probes)])
+
+
+def _counted(cell: Cell) -> str:
+    """Every distinct ratio over processes."""
+    ratios = cell.values(analysis.counted_over_formula)
+    return ", ".join(dict.fromkeys(f"{ratio:.3f}" for ratio in ratios)) or UNKNOWN
 
 
 def _of(probes: Sequence[Probe], figure_of: Figure) -> Callable[[Record], float | None]:

@@ -1,7 +1,10 @@
 """The FLOP formulas against torch's counter, PaLM's closed form and a count by hand."""
 
+from functools import partial
+
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from scalebench import workloads
@@ -15,14 +18,32 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize(("size", "options", "micro_batch"), SHAPES)
-def test_formula_agrees_with_torchs_counter(size, options, micro_batch):
-    workload = workloads.create("gpt", size, options)
+def counted(workload, micro_batch, *, checkpointing=False):
+    """FLOPs of forward and backward by torch's counter, on the meta device."""
     shape = (micro_batch, workload.items_per_sample)
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         batch = {name: torch.empty(shape, dtype=torch.int64) for name in ("tokens", "targets")}
-        workload.build()(batch).backward()
-    assert counter.get_total_flops() == pytest.approx(micro_batch * workload.flops_per_sample(), rel=0.02)
+        module = workload.build()
+        for name in workload.block_names(module) if checkpointing else ():
+            block = module.get_submodule(name)
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        module(batch).backward()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize(("size", "options", "micro_batch"), SHAPES)
+def test_formula_agrees_with_torchs_counter(size, options, micro_batch):
+    workload = workloads.create("gpt", size, options)
+    assert counted(workload, micro_batch) == pytest.approx(micro_batch * workload.flops_per_sample(), rel=0.02)
+
+
+@pytest.mark.parametrize(("size", "options", "micro_batch"), SHAPES)
+def test_formula_with_checkpointing_agrees_with_torchs_counter(size, options, micro_batch):
+    workload = workloads.create("gpt", size, options)
+    hardware = workload.flops_per_sample() + workload.recomputed_flops_per_sample()
+    seen = counted(workload, micro_batch, checkpointing=True)
+    assert seen > 1.1 * counted(workload, micro_batch)
+    assert seen == pytest.approx(micro_batch * hardware, rel=0.02)
 
 
 def test_formula_is_palms_for_gpt_2_small():

@@ -82,6 +82,25 @@ def test_without_an_energy_counter_power_is_integrated(tmp_path: Path, flags: li
     assert found.joules == pytest.approx(29.5)
 
 
+def test_functions_that_an_old_driver_lacks_are_unknown_one_by_one(tmp_path: Path) -> None:
+    functions = {
+        "TotalEnergyConsumption": "energy_millijoules",
+        "PowerUsage": "power_milliwatts",
+        "Temperature": "temperature_celsius",
+        "CurrentClocksThrottleReasons": "throttle_mask",
+        "UtilizationRates": "utilisation_percent",
+        "ComputeRunningProcesses_v3": "processes",
+        "MaxClockInfo": None,
+        "EnforcedPowerLimit": None,
+    }
+    old = build(tmp_path, *(f"-DnvmlDeviceGet{name}=absent{name}" for name in functions))
+    (sensor,) = sample(old)
+    assert set(sensor.readings) == {"sm_clock_mhz", "memory_clock_mhz"}
+    assert set(sensor.unavailable) == {quantity for quantity in functions.values() if quantity}
+    assert all("NotFound" in reason or "not match" in reason for reason in sensor.unavailable.values())
+    assert (sensor.name, sensor.max_sm_clock_mhz, sensor.power_limit_milliwatts) == ("Fake GPU 0", None, None)
+
+
 def test_without_any_sensor_there_is_a_reason_and_no_number(library: Path) -> None:
     functions = (
         "TotalEnergyConsumption", "PowerUsage", "ClockInfo", "Temperature", "CurrentClocksThrottleReasons",

@@ -15,6 +15,9 @@ from scalebench.meters import device, network
 from scalebench.meters.device import Sensor, cpu_sensors, sensors_of_rank
 from scalebench.records.device import InterfaceBytes, NetworkFacts, Quantity, SensorFacts
 from scalebench.records.record import ChunkFacts, Record
+from scalebench.reporting.device import gpus, unknown_network
+from scalebench.reporting.device import network as network_table
+from scalebench.reporting.experiments import experiments
 from tests.unit.factory import ITEMS_PER_SAMPLE, make_rank, make_record, make_spec
 
 SECOND = 10**9
@@ -53,6 +56,30 @@ def test_packages_that_cannot_be_read_are_unknown_with_a_reason(tmp_path: Path) 
         assert facts.unavailable["energy_millijoules"]
     assert "RAPL" in nothing.unavailable["energy_millijoules"]
     assert "energy_uj" in sensor.unavailable["energy_millijoules"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"), [("energy_uj", "soon\n"), ("energy_uj", ""), ("max_energy_range_uj", None), ("name", None)]
+)
+def test_a_broken_package_counter_is_unknown_with_a_reason(tmp_path: Path, file: str, content: str | None) -> None:
+    broken = package(tmp_path, 0, "package-0", 1) / file
+    broken.unlink()
+    if content is None:
+        broken.mkdir()  # cannot be read, not even by root
+    else:
+        broken.write_text(content)
+    (sensor,) = cpu_sensors(tmp_path)
+    sensor.read()
+    facts = sensor.facts("launcher")
+    assert facts.readings == {}
+    assert facts.unavailable["energy_millijoules"]
+    found = cpu_energy(make_cpu_record(facts))
+    assert (found.joules, found.reason) == (None, facts.unavailable["energy_millijoules"])
+
+
+def make_cpu_record(facts: SensorFacts) -> Record:
+    record = make_record(make_spec(), 1.0)
+    return record.model_copy(update={"ranks": [record.ranks[0].model_copy(update={"sensors": [facts]})]})
 
 
 def test_long_runs_keep_few_readings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -96,6 +123,17 @@ def test_traffic_is_the_difference_of_the_kernels_counters(tmp_path: Path, monke
         "eth0": InterfaceBytes(sent=2000, received=50),
         "mlx5_0/1": InterfaceBytes(sent=12, received=24),
     }, "lo fell: it started anew"
+
+
+def test_a_line_that_is_no_interface_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interfaces, port = tmp_path / "dev", tmp_path / "infiniband" / "mlx5_0" / "ports" / "1" / "counters"
+    port.mkdir(parents=True)
+    (port / "port_xmit_data").write_text("what?\n")
+    lines = PROC_NET_DEV.format(lo=COUNTS.format(1), received=COUNTS.format(2), sent=COUNTS.format(3))
+    interfaces.write_text(lines.replace("  eth0", "  wlan0: 7\n  tun0: a b c d e f g h i\n  eth0"))
+    monkeypatch.setattr(network, "INTERFACES", interfaces)
+    monkeypatch.setattr(network, "INFINIBAND", tmp_path / "infiniband")
+    assert network.read_traffic().interfaces == {"lo": (1, 1), "eth0": (3, 2)}
 
 
 def test_without_counters_there_is_no_traffic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,6 +297,35 @@ def test_what_no_sensor_told_is_unknown_never_zero() -> None:
     nobody = gpu_state(gpu_record([full(0, processes=[0] * len(full(0).time_ns))]))
     assert nobody is not None
     assert nobody.other_processes is None, "NVML does not even show the rank"
+
+
+def test_a_clock_of_zero_is_a_sensor_that_does_not_work() -> None:
+    times = len(full(0).time_ns)
+    dead = full(0, sm_clock_mhz=[0] * times, temperature_celsius=[0] * times, memory_clock_mhz=[None] * times)
+    dead = dead.model_copy(update={"unavailable": {"memory_clock_mhz": "NVMLError_NotSupported: Not Supported"}})
+    record = gpu_record([dead])
+    state = gpu_state(record)
+    assert state is not None
+    assert (state.sm_clock_mhz, state.sm_clock_share, state.memory_clock_mhz, state.temperature_celsius) == (None,) * 4
+    (experiment,) = experiments([record])
+    shown = gpus(experiment)
+    assert shown is not None
+    assert {"SM clock, MHz", "memory clock, MHz", "hottest, °C"}.isdisjoint(shown.frame)
+    notes = " ".join(shown.notes)
+    assert "SM clock and temperature, no valid reading in the window" in notes
+    assert "memory clock, NVMLError_NotSupported" in notes
+
+
+def test_why_nothing_is_known_of_the_network_is_said() -> None:
+    record = gpu_record([full(0)])
+    (unread,) = experiments([record])
+    assert network_table(unread) is None
+    assert "no counters could be read" in unknown_network(unread)
+    still = NetworkFacts(opened_ns=0, closed_ns=1, interfaces={"eth0": InterfaceBytes(sent=0, received=0)})
+    rank = record.ranks[0].model_copy(update={"network": still})
+    (quiet,) = experiments([record.model_copy(update={"ranks": [rank]})])
+    assert network_table(quiet) is None
+    assert "nothing went through" in unknown_network(quiet)
 
 
 def test_throttle_bits_have_names() -> None:
