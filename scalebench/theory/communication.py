@@ -101,7 +101,7 @@ def _replicated(model: Model, scheme: Scheme, ddp: Replicated) -> Iterator[Colle
         return
     if model.buffer_bytes:
         yield _call("broadcast", scheme.ranks, model.buffer_bytes, scheme.reductions)
-    for bucket in ddp_buckets(model.parameters[::-1], ddp, scheme.bytes.gradient):
+    for bucket in ddp_buckets(model.backward_order(), ddp, scheme.bytes.gradient):
         whole, factors = _low_rank(bucket, ddp.low_rank)
         for elements in (whole, *factors):
             if elements:
@@ -111,8 +111,8 @@ def _replicated(model: Model, scheme: Scheme, ddp: Replicated) -> Iterator[Colle
 def ddp_buckets(ready: Sequence[Parameter], ddp: Replicated, element_bytes: int) -> list[list[Parameter]]:
     """`ready` in DistributedDataParallel's buckets: each is closed by the gradient with which it reaches its size.
 
-    torch goes by the order in which gradients get ready; taken here for the reverse of registration, which may put a
-    boundary elsewhere and make one bucket more or less, of the same bytes in all.
+    torch goes by the order in which gradients get ready. Were it another than was told here, a boundary would lie
+    elsewhere, which could make one bucket more or less, of the same bytes in all.
     """
     buckets: list[list[Parameter]] = [[]]
     size, limit = 0, ddp.first_bucket_bytes
@@ -201,7 +201,7 @@ def _zero_gradients(model: Model, scheme: Scheme, zero: Zero) -> Iterator[Collec
         buckets = closed_by_excess(sizes, AFTER_BACKWARD_BUCKET)
     else:
         in_groups = zero.stage == 1 and not zero.overlap_comm
-        ready = [p for group in model.groups() for p in group] if in_groups else model.parameters[::-1]
+        ready = [p for group in model.groups() for p in group] if in_groups else model.backward_order()
         buckets = closed_before_excess([p.elements for p in ready], zero.reduce_bucket_size)
     for bucket in buckets:
         yield _call("all_reduce", scheme.ranks, sum(bucket) * scheme.bytes.reduce, scheme.reductions)
@@ -211,11 +211,13 @@ def _zero3(model: Model, scheme: Scheme, zero: Zero) -> Iterator[Collectives]:
     """One gather may hold many parameters, each padded to the number of ranks."""
     ranks, element = scheme.ranks, scheme.bytes
     whole = [_padded(parameter.elements, ranks) for parameter in model.parameters]
-    for call in zero3.gathers(model, zero, checkpointing=scheme.checkpointing):
+    steady = zero3.gathers(model, zero, checkpointing=scheme.checkpointing, accumulation=scheme.accumulation)
+    for call in steady:
         yield _call("all_gather", ranks, sum(whole[i] for i in call) * element.compute, scheme.accumulation)
     for index in zero3.persistent(model, zero):
         yield _call("all_gather", ranks, whole[index] * element.parameter)
-    for bucket in closed_before_excess([p.elements for p in model.parameters[::-1]], zero.reduce_bucket_size):
+    ready = [p.elements for p in model.backward_order(weight_first=True)]
+    for bucket in closed_before_excess(ready, zero.reduce_bucket_size):
         scattered = zero.reduce_scatter or not zero.contiguous_gradients
         kind: Kind = "reduce_scatter" if scattered else "all_reduce"
         elements = sum(_padded(size, ranks) for size in bucket) if scattered else sum(bucket)

@@ -174,7 +174,9 @@ def _zero_buffers(model: Model, scheme: Scheme, zero: Zero) -> _Buffers:
     if zero.stage < 3:
         copies = (1 + zero.overlap_comm) * zero.contiguous_gradients
         return _Buffers(standing=copies * bucket * scheme.bytes.parameter, in_transit=in_transit)
-    live = zero3.most_gathered(model, zero, checkpointing=scheme.checkpointing) if scheme.ranks > 1 else 0
+    live = 0
+    if scheme.ranks > 1:
+        live = zero3.most_gathered(model, zero, checkpointing=scheme.checkpointing, accumulation=scheme.accumulation)
     fixed = bucket * scheme.bytes.reduce * zero.contiguous_gradients
     return _Buffers(standing=fixed + live * scheme.bytes.compute, in_transit=in_transit)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -66,6 +66,17 @@ class Model:
         inside = {index for block in self.blocks for index in block}
         return tuple(index for index in range(len(self.parameters)) if index not in inside)
 
+    def backward_order(self, *, weight_first: bool = False) -> list[Parameter]:
+        """Parameters in the order in which their gradients get ready: that of use, reversed.
+
+        A module is taken to use its children in order and then its own parameters; a tied one is ready with its first
+        use. Of a product's own parameters torch hands over the bias first, ZeRO-3's product the weight.
+        """
+        uses = list(_uses_reversed(self.root, weight_first))
+        unused = set(range(len(self.parameters))) - set(uses)
+        order = [*sorted(unused, reverse=True), *uses]
+        return self.pick(reversed(dict.fromkeys(reversed(order))))
+
     def groups(self) -> list[list[Parameter]]:
         """The optimizer's parameter groups: with weight decay, then without; no empty one."""
         groups = [[p for p in self.parameters if p.decays is decays] for decays in (True, False)]
@@ -74,3 +85,9 @@ class Model:
     def pick(self, indices: Iterable[int]) -> list[Parameter]:
         """The parameters of these indices."""
         return [self.parameters[index] for index in indices]
+
+
+def _uses_reversed(module: Module, weight_first: bool) -> Iterator[int]:
+    yield from module.own if weight_first else reversed(module.own)
+    for child in reversed(module.children):
+        yield from _uses_reversed(child, weight_first)

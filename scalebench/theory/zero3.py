@@ -10,7 +10,7 @@ are gathered.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from scalebench.theory.model import Model, Module
@@ -27,16 +27,35 @@ class Event:
     own: tuple[int, ...]
 
 
-def gathers(model: Model, zero: Zero, *, checkpointing: bool = False) -> list[list[int]]:
+def gathers(model: Model, zero: Zero, *, checkpointing: bool = False, accumulation: int = 1) -> list[list[int]]:
     """The parameters (by index) of each all-gather of one forward and backward pass, in order."""
-    return _Coordinator(model, zero).run(passes(model.root, checkpointing=checkpointing))
+    return _steady_pass(model, zero, checkpointing, accumulation).calls
 
 
-def most_gathered(model: Model, zero: Zero, *, checkpointing: bool = False) -> int:
+def most_gathered(model: Model, zero: Zero, *, checkpointing: bool = False, accumulation: int = 1) -> int:
     """The most elements gathered, or on their way, at once."""
-    coordinator = _Coordinator(model, zero)
-    coordinator.run(passes(model.root, checkpointing=checkpointing))
-    return coordinator.most
+    return _steady_pass(model, zero, checkpointing, accumulation).most
+
+
+def _steady_pass(model: Model, zero: Zero, checkpointing: bool, accumulation: int) -> _Coordinator:
+    """A pass like all but the first two. The first one learns the order of use; the second decides what is freed when,
+    and DeepSpeed keeps to that ever after (a cache), though small parameters may not have been gathered in it yet:
+    they are after an update, and the second pass comes before the first update when gradients are accumulated."""
+    events, small = passes(model.root, checkpointing=checkpointing), set(persistent(model, zero))
+    second = _Coordinator(model, zero, gathered=small & left_by_first(events) if accumulation > 1 else set(small))
+    second.run(events)
+    steady = _Coordinator(model, zero, gathered=small, freed=second.freed)
+    steady.run(events)
+    return steady
+
+
+def left_by_first(events: Iterable[Event]) -> set[int]:
+    """What the pass that learns the order leaves gathered: it frees each module's own parameters after the module, but
+    those of modules that never learn that they have ended (of which only small ones stay)."""
+    here = set[int]()
+    for event in events:
+        here = here | set(event.own) if event.fetch else here - set(event.own)
+    return here
 
 
 def persistent(model: Model, zero: Zero) -> list[int]:
@@ -97,16 +116,21 @@ class _Coordinator:
     step: int = 0
     most: int = 0
     calls: list[list[int]] = field(default_factory=list)
+    freed: dict[int, set[int]] = field(default_factory=dict)
+    """What is freed at which event."""
 
-    def run(self, events: Sequence[Event]) -> list[list[int]]:
+    def run(self, events: Sequence[Event]) -> None:
         self._order = [event.own for event in events if event.fetch]
         self._queue = deque((i, step) for step, own in enumerate(self._order) for i in sorted(own))
         self._last_fetched_for = [NEVER] * len(self.model.parameters)
         self._persistent = set(persistent(self.model, self.zero))
-        self.gathered |= self._persistent
-        for event in events:
-            (self._fetch if event.fetch else self._release)(event.own)
-        return self.calls
+        for place, event in enumerate(events):
+            if event.fetch:
+                self._fetch(event.own)
+            else:
+                if place not in self.freed:
+                    self.freed[place] = self._no_longer_needed(event.own)
+                self._free(self.freed[place])
 
     def _fetch(self, own: tuple[int, ...]) -> None:
         self._gather([i for i in own if not self._here(i)])
@@ -140,12 +164,14 @@ class _Coordinator:
             here = self.gathered | self.in_flight
             self.most = max(self.most, sum(p.elements for p in self.model.pick(here)))
 
-    def _release(self, own: tuple[int, ...]) -> None:
-        again = self._used_again_soon(set(own))
-        for index in set(own) - self._persistent - again:
-            if index in self.gathered and self._last_fetched_for[index] <= self.step:
-                self.gathered.remove(index)
-                self.live -= self.model.parameters[index].elements
+    def _free(self, indices: set[int]) -> None:
+        for index in indices & self.gathered:
+            self.gathered.remove(index)
+            self.live -= self.model.parameters[index].elements
+
+    def _no_longer_needed(self, own: tuple[int, ...]) -> set[int]:
+        prefetched = {index for index in own if self._last_fetched_for[index] > self.step}
+        return set(own) - self._persistent - prefetched - self._used_again_soon(set(own))
 
     def _used_again_soon(self, own: set[int]) -> set[int]:
         again, distance = set[int](), 0
