@@ -17,6 +17,7 @@ from scalebench.strategies.config import GradSync, OptimizerConfig, Precision, P
 Scalar = bool | int | float | str | None
 DeviceType = Literal["cpu", "cuda"]
 Scaling = Literal["weak", "strong"]
+Sought = Literal["micro_batch", "size"]
 
 
 class RunSpec(BaseModel):
@@ -36,6 +37,7 @@ class RunSpec(BaseModel):
         steps: timed optimizer steps, exactly; None: until the median step is known to `target_precision`.
         target_precision: half the width of the 95% interval of the median step, over the median; None with `steps`.
         max_seconds: bounds the time of the steps whose number is not exact; None when both numbers are.
+        memory_limit_bytes: what a rank may allocate from its start on; None: as much as there is.
         diagnostics: whether what ran is looked at after the timed steps: contract, phases, memory, communication.
         debug: the run carried debugging variables and is not comparable with others.
     """
@@ -69,6 +71,7 @@ class RunSpec(BaseModel):
     target_precision: float | None = Field(default=None, gt=0, lt=1)
     max_seconds: float | None = Field(default=None, gt=0)
     seed: int = 0
+    memory_limit_bytes: int | None = Field(default=None, ge=1)
     diagnostics: bool = True
     debug: bool = False
     timeout_seconds: float = Field(default=600.0, gt=0)
@@ -118,10 +121,27 @@ class RunSpec(BaseModel):
         )
 
 
+class Trial(BaseModel):
+    """What a short run was made for.
+
+    Attributes:
+        sought: what its search varies.
+        value: the micro-batch that was tried, or the parameters of the size.
+        search: cell id of the search's smallest cell, the same for all its trials.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sought: Sought
+    value: int = Field(ge=1)
+    search: str
+
+
 class PlannedRun(BaseModel):
     """One fresh process group to start: a spec, which repeat of it, and what is wanted of it.
 
     Attributes:
+        trial: what a run of kind `trial` is made for.
         loader_rates: measure the loader alone with several numbers of workers even where steps do not wait for it.
     """
 
@@ -129,7 +149,8 @@ class PlannedRun(BaseModel):
 
     spec: RunSpec
     repeat: int = Field(default=0, ge=0)
-    kind: Literal["run", "parity"] = "run"
+    kind: Literal["run", "parity", "trial"] = "run"
+    trial: Trial | None = None
     loader_rates: bool = False
 
     @property

@@ -30,7 +30,7 @@ from scalebench.cli.tables import print_table
 from scalebench.errors import EXIT_CELL_NOT_OK, EXIT_OK, UserError
 from scalebench.harness.resume import Standing, standing
 from scalebench.machine import Machine, detect
-from scalebench.matrix import DEFAULT_REPEATS, Request, RequestError, plan, resolve
+from scalebench.matrix import DEFAULT_REPEATS, Request, RequestError, Search, plan, resolve, search_of
 from scalebench.records.environment import DEBUG_VARIABLES
 from scalebench.records.record import Record
 from scalebench.records.store import reserved
@@ -126,7 +126,8 @@ def repeats_of(request: Request) -> int:
 
 def measure(asked: Asked, request: Request, machine: Machine, json_lines: bool) -> int:
     """Plan, run what is left of the plan, and report all of it, on this machine alone."""
-    specs, runs = planned(asked, request, machine)
+    specs = found_cells(asked, request, machine)
+    runs = planned(specs, request)
     tell(describe_plan(specs, len(runs), machine))
     with reserved(results_folder(request), waiting=lambda: tell([WAITING])):
         found = standing_of(runs, asked, request)
@@ -143,7 +144,10 @@ def measure(asked: Asked, request: Request, machine: Machine, json_lines: bool) 
 
 def foretell(asked: Asked, request: Request, machine: Machine, json_lines: bool) -> int:
     """Show what would be run, without running or writing anything."""
-    specs, runs = planned(asked, request, machine)
+    specs = cells_of(asked, request, machine)
+    if search_asked(asked, request):
+        tell(["what is left to a search stands at its smallest, where its trials begin."])
+    runs = planned(specs, request)
     stored = standing(runs, results_folder(request), request.retry or ())
     found = stored if resumes(asked, request) else replace(stored, left=runs)
     if json_lines:
@@ -159,14 +163,32 @@ def foretell(asked: Asked, request: Request, machine: Machine, json_lines: bool)
     return EXIT_OK
 
 
-def planned(asked: Asked, request: Request, machine: Machine) -> tuple[list[RunSpec], list[PlannedRun]]:
-    """The cells and their runs in order. Raises UserError when there is nothing to run."""
-    specs = cells_of(asked, request, machine)
+def planned(specs: Sequence[RunSpec], request: Request) -> list[PlannedRun]:
+    """The runs of `specs` in order. Raises UserError when there is nothing to run."""
     wanted = {"parity": bool(request.parity), "loader_rates": bool(request.loader_rates)}
     runs = plan(specs, repeats_of(request), specs[0].seed, **wanted)
     if not runs:
         raise UserError("nothing to check: `single` is what the others are checked against. Name other strategies.")
-    return specs, runs
+    return runs
+
+
+def found_cells(asked: Asked, request: Request, machine: Machine) -> list[RunSpec]:
+    """The cells of `request`, its search carried out. Raises UserError as `cells_of`."""
+    specs, search = cells_of(asked, request, machine), search_asked(asked, request)
+    if search is None:
+        return specs
+    from scalebench.cli.searching import carry_out
+
+    with reserved(results_folder(request), waiting=lambda: tell([WAITING])):
+        return carry_out(search, specs, request, machine, results_folder(request), anew=request.resume is False)
+
+
+def search_asked(asked: Asked, request: Request) -> Search | None:
+    """What is left to a search. Raises UserError that says where it was asked in vain."""
+    try:
+        return search_of(request)
+    except RequestError as error:
+        raise asked.located(error) from None
 
 
 def standing_of(runs: Sequence[PlannedRun], asked: Asked, request: Request) -> Standing:
@@ -222,6 +244,8 @@ def alone(request: Request, world_size: int) -> Request:
             "under a launcher one run is made per launch, anew. Leave --parity, --repeats, --resume and --retry out, "
             "and launch it again."
         )
+    if search_of(request):
+        raise UserError("a search makes many runs, and a launcher starts one. Leave auto, max and best out.")
     if request.gpus not in (None, (world_size,), ("all",)):
         raise UserError(f"the launcher started {world_size} ranks. Leave --gpus out.")
     return request.model_copy(update={"gpus": (world_size,), "baseline": False})

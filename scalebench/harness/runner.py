@@ -146,6 +146,7 @@ class Session:
         error = outcome.error.model_copy(update={"log": log}) if outcome.error else None
         return Record(
             kind=run.kind,
+            trial=run.trial,
             spec=spec,
             session=self.name,
             repeat=run.repeat,

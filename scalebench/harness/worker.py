@@ -18,6 +18,7 @@ from scalebench.harness.diagnosis import Diagnosis, diagnose
 from scalebench.harness.job import Job, Report
 from scalebench.harness.lifeline import attach
 from scalebench.harness.loading import loader_of, with_loader_rates
+from scalebench.harness.memory_limit import limited_memory
 from scalebench.harness.phase import Phase
 from scalebench.harness.placement import Place, barrier, process_group, take_place
 from scalebench.harness.window import Meters, Pacing, Row, chunks_of, run_row
@@ -87,11 +88,12 @@ def measure(spec: RunSpec, strategy: Strategy, place: Place, phase: Phase, stage
     batches = loader_of(source, spec, place, spec.num_workers)
     resident_before = resident_bytes()
     stages.end("data")
-    step = strategy.prepare(workload, spec.train_config(), place.device)
-    stages.end("prepare")
-    phase.enter("warm-up")
     meters = Meters(place=place, phase=phase)
-    row = run_row(chunks_of(step, batches, place.device), Pacing(spec, place), meters)
+    with limited_memory(spec.memory_limit_bytes, place.device):  # what looks at the run later is no part of it
+        step = strategy.prepare(workload, spec.train_config(), place.device)
+        stages.end("prepare")
+        phase.enter("warm-up")
+        row = run_row(chunks_of(step, batches, place.device), Pacing(spec, place), meters)
     stages.mark("first_step", row.chunks[0].step_end_ns[0])
     memory = read_peaks(place.device, resident_before)
     skipped = step.skipped_steps()

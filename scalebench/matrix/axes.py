@@ -22,6 +22,8 @@ PRODUCT = (
     *INNERMOST,
 )
 """Fields that are multiplied, in the order in which cells stand."""
+NAMED_OTHERWISE = {"gpus": "world_size", "memory_limit": "memory_limit_bytes"}
+"""Axes that are fields of a spec under another name."""
 MOST_CELLS = 10_000
 """More are taken for a mistake."""
 
@@ -88,7 +90,7 @@ def _value(spec: RunSpec, name: str) -> object:
         return spec.optimizer.name
     if name == "learning_rate":
         return spec.optimizer.learning_rate
-    return getattr(spec, {"gpus": "world_size"}.get(name, name))
+    return getattr(spec, NAMED_OTHERWISE.get(name, name))
 
 
 def _meant(name: str, values: tuple[Any, ...], machine: Machine) -> tuple[Any, ...]:

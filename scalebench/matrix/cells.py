@@ -17,8 +17,9 @@ from scalebench.machine import Machine
 from scalebench.matrix.axes import SERIES, data_name, matches, none_or, one, points
 from scalebench.matrix.options import strategy_options, workload_options
 from scalebench.matrix.ranks import BASELINE, placement_fields, strategies_at_ranks
-from scalebench.matrix.request import Axes, Override, Request, RequestError
+from scalebench.matrix.request import MAX, Axes, Override, Request, RequestError
 from scalebench.matrix.series import Series
+from scalebench.matrix.sought import micro_batch_of
 from scalebench.spec import RunSpec
 from scalebench.strategies.config import GradSync, OptimizerConfig, Precision
 
@@ -36,6 +37,7 @@ def resolve(request: Request, machine: Machine) -> list[RunSpec]:
     """Every cell of `request` on `machine`, each once; nothing in them is left open.
 
     On a CPU every cell has the same threads and cores per rank: an equal share for the largest number of ranks.
+    What a search is to find (see `search_of`) stands at its smallest.
     Raises UserError for whatever cannot be meant.
     """
     parts = list(parts_of(request))
@@ -200,8 +202,8 @@ def series_of(point: Request, machine: Machine, ranks: tuple[int, ...]) -> Serie
     return Series(
         workload=workload,
         size=size_of(point, workload, machine),
-        scaling=one(point.scaling, "strong" if point.global_batch else "weak"),
-        micro_batch=one(point.micro_batch, None),
+        scaling=one(point.scaling, "strong" if point.global_batch or point.batch == "best" else "weak"),
+        micro_batch=micro_batch_of(point),
         accumulation=one(point.accumulation, None),
         global_batch=one(point.global_batch, None),
         ranks=ranks,
@@ -211,6 +213,8 @@ def series_of(point: Request, machine: Machine, ranks: tuple[int, ...]) -> Serie
 def size_of(point: Request, workload: str, machine: Machine) -> str:
     """The size asked for, one of the workload's."""
     size, known = one(point.size, DEFAULT_SIZE[machine.device]), workloads.size_names(workload)
+    if size == MAX:
+        return known[0]
     if size not in known:
         raise RequestError(("size",), str(unknown_name(f"size of {workload}", size, known)))
     return size
@@ -231,6 +235,7 @@ def common_fields(point: Request) -> dict[str, Any]:
         "compile": one(point.compile, False),
         **length_fields(point),
         "seed": point.seed or 0,
+        "memory_limit_bytes": one(point.memory_limit, None),
         "diagnostics": point.diagnostics is not False,
         "debug": bool(point.debug),
         "timeout_seconds": point.timeout or 600.0,

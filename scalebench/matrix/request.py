@@ -19,6 +19,9 @@ from scalebench.strategies.config import PRECISION_ALIASES, PRECISIONS, GradSync
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 StartMethod = Literal["forkserver", "spawn"]
+Batch = Literal["matched", "best"]
+AUTO, MAX = "auto", "max"
+"""Words for a micro-batch and a size that are to be searched."""
 Ending = Literal["failed", "timeout", "oom", "unsupported"]
 """Ways in which a run can come to an end without figures, though nobody stopped it."""
 LARGEST = 2**53
@@ -64,6 +67,32 @@ def read_positive(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < LARGEST:
         raise ValueError("expected a number above 0")
     return float(value)
+
+
+BYTES_PER_UNIT = {"": 1, "B": 1} | {
+    f"{letter}{suffix}": base**power
+    for suffix, base in (("iB", 1024), ("B", 1000))
+    for power, letter in enumerate(("K", "M", "G", "T"), 1)
+}
+
+
+def read_bytes(value: object) -> int:
+    """Bytes: a whole number, or a number with a unit such as `512MiB` or `24GB`."""
+    found = re.fullmatch(r"([0-9]{1,15}(?:[.][0-9]{1,6})?) *([KMGT]?i?B|)", value) if isinstance(value, str) else None
+    if found and found[2] in BYTES_PER_UNIT:
+        value = int(float(found[1]) * BYTES_PER_UNIT[found[2]])
+    try:
+        return read_whole(value)
+    except ValueError:
+        raise ValueError("expected bytes, such as 512MiB, 24GB or a whole number") from None
+
+
+def read_micro_batch(value: object) -> int | str:
+    """A whole number, or `auto`."""
+    try:
+        return AUTO if value == AUTO else read_whole(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or {AUTO}") from None
 
 
 def read_share(value: object) -> float:
@@ -147,6 +176,8 @@ Share = Annotated[float, BeforeValidator(read_share)]
 Positive = Annotated[float, BeforeValidator(read_positive)]
 Clip = Annotated[float | str, BeforeValidator(read_clip)]
 Several = BeforeValidator(read_list)
+Limits = Annotated[tuple[Annotated[int, BeforeValidator(read_bytes)], ...], Several]
+MicroBatches = Annotated[tuple[Annotated[int | str, BeforeValidator(read_micro_batch)], ...], Several]
 Ranks = Annotated[tuple[Annotated[int | str, BeforeValidator(read_ranks)], ...], Several]
 Strategies = Annotated[tuple[Annotated[str, word("strategy", strategies.entries)], ...], Several]
 Workloads = Annotated[tuple[Annotated[str, word("workload", lambda: workloads.FAMILIES)], ...], Several]
@@ -191,7 +222,11 @@ class Axes(BaseModel):
     )
     tf32: Truths | None = _ask("Let fp32 matrix products on CUDA use TF32. Default: no.")
     workload: Workloads | None = _ask("Models, named by `scalebench list workloads`. Default: gpt.", "NAME,...")
-    size: Texts | None = _ask("Sizes of the model. Default: 124m on a GPU, tiny on a CPU.", "NAME,...")
+    size: Texts | None = _ask(
+        "Sizes of the model; `max` searches the largest that each strategy can train here. "
+        "Default: 124m on a GPU, tiny on a CPU.",
+        "NAME,...|max",
+    )
     data: Paths | None = _ask(
         "A text file or a folder of them, `stdlib` (Python's own sources, the default) or `synthetic`.", "PATH"
     )
@@ -200,9 +235,17 @@ class Axes(BaseModel):
         "weak keeps the micro-batch of a rank, strong the global batch. Default: weak, or strong with --global-batch.",
         "weak|strong,...",
     )
-    micro_batch: Counts | None = _ask("Samples per rank and forward pass. Default: the size's own.", "N,...")
+    micro_batch: MicroBatches | None = _ask(
+        "Samples per rank and forward pass; `auto` searches the largest that fits and the fastest. "
+        "Default: the size's own.",
+        "N,...|auto",
+    )
     accumulation: Counts | None = _ask("Micro-batches per rank and optimizer step. Default: 1.", "N,...")
     global_batch: Counts | None = _ask("Samples per optimizer step over all ranks, for strong scaling.", "N,...")
+    memory_limit: Limits | None = _ask(
+        "What each rank may allocate, e.g. 2GiB; imposed, so that more is out of memory. Default: all there is.",
+        "BYTES,...",
+    )
     steps: Counts | None = _ask("Timed optimizer steps of each run, exactly. Default: as many as precision takes.", "N")
     warmup_steps: Counts | None = _ask("Optimizer steps before them, exactly. Default: until they are steady.", "N")
     target_precision: Shares | None = _ask(
@@ -256,6 +299,11 @@ class Request(Axes):
 
     device: Annotated[DeviceChoice, choice("device", DeviceChoice)] | None = _ask(
         "Where to run. Default: auto, a GPU where one is visible.", "auto|cuda|cpu"
+    )
+    batch: Annotated[Batch, choice("batch", Batch)] | None = _ask(
+        "best also measures each strategy at its own fastest micro-batch and checkpointing for the global batch. "
+        "Default: matched, the same for all.",
+        "matched|best",
     )
     repeats: Count | None = _ask("Fresh processes per cell; ranking needs several. Default: 3.", "N")
     seed: FromZero | None = _ask("Seed of parameters, data and the order of runs. Default: 0.", "N")

@@ -21,6 +21,11 @@ def resident_peak_bytes() -> int | None:
     return _status_bytes("VmHWM")
 
 
+def data_bytes() -> int | None:
+    """What RLIMIT_DATA limits: private memory that this process may write, touched or not, in bytes."""
+    return _status_bytes("VmData")
+
+
 def reset_peaks(device: torch.device) -> None:
     """Let peaks and counts begin here. On CUDA they are counters of the host's allocator: nothing is synchronised."""
     if device.type == "cuda":

@@ -25,7 +25,7 @@ from scalebench.records.loading import LoaderRate
 from scalebench.records.memory import MemoryFacts
 from scalebench.records.phases import PhaseFacts
 from scalebench.records.theory import TheoryFacts
-from scalebench.spec import RunSpec
+from scalebench.spec import RunSpec, Trial
 
 SCHEMA = 1
 METHOD = 3
@@ -203,7 +203,7 @@ class ErrorFacts(Facts):
 
 
 class Record(Facts):
-    """One run (`kind` run) or one parity check (`kind` parity) of a spec.
+    """One run (`kind` run), one parity check (`kind` parity) or one run of a search (`kind` trial) of a spec.
 
     Identity is spec + session + repeat. `order` is the place in the session's randomised blocks. `comparable` is
     False, with `not_comparable_because`, for debug runs and the like.
@@ -211,7 +211,8 @@ class Record(Facts):
 
     record_schema: Literal[1] = 1
     method: int = METHOD
-    kind: Literal["run", "parity"] = "run"
+    kind: Literal["run", "parity", "trial"] = "run"
+    trial: Trial | None = None
     spec: RunSpec
     session: str
     repeat: int = Field(ge=0)

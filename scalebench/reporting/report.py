@@ -21,6 +21,7 @@ from .plots import drawing_settings, save, write_plots
 from .probe import probe_tables
 from .probe_plots import probe_plots
 from .rules_of_thumb import rules_of_thumb
+from .searches import search_table
 from .table import Table
 from .utilisation import NO_FORMULA, utilisation
 
@@ -58,6 +59,7 @@ def _runs(
     yield from _answer(found, parity)
     for experiment in found:
         yield from _experiment(experiment, parity, plots[experiment], probes)
+    yield from _section(search_table(records))
     yield from _section(rules_of_thumb(found))
     yield from _section(evidence.parity(parity))
     if not parity:

@@ -24,11 +24,15 @@ Config = gpt_config.GPTConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A model family: where its Workload class is (`module:Class`, called with size and config), and its sizes."""
+    """A model family: where its Workload class is (`module:Class`, called with size and config), and its sizes.
+
+    `depth` is the option that says how many equal blocks a model has.
+    """
 
     target: str
     sizes: Mapping[str, Config]
     default_micro_batch: Mapping[str, int]
+    depth: str
     summary: str
 
 
@@ -48,6 +52,7 @@ FAMILIES: dict[str, Family] = {
         target="scalebench.workloads.gpt:GPTWorkload",
         sizes=gpt_config.SIZES,
         default_micro_batch=gpt_config.DEFAULT_MICRO_BATCH,
+        depth="num_layers",
         summary="decoder-only language model of the GPT-2/3 family, next-token cross-entropy",
     )
 }
@@ -74,6 +79,11 @@ def resolve_config(name: str, size: str, options: Mapping[str, Scalar]) -> Confi
 def size_names(name: str) -> list[str]:
     """The sizes of workload `name`, smallest first."""
     return list(_family(name).sizes)
+
+
+def depth_option(name: str) -> str:
+    """The option of workload `name` that makes its sizes deeper."""
+    return _family(name).depth
 
 
 def default_micro_batch(name: str, size: str) -> int:

@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "meters": FACTS,
     "records": FACTS,
     "harness": FACTS | {"harness"},
+    "search": FACTS | {"matrix", "harness", "analysis", "doctor", "search"},
     "analysis": {"stats", "theory", "records", "spec", "errors", "analysis"},
     "doctor": FACTS | {"analysis", "doctor"},
     "reporting": {"stats", "theory", "records", "spec", "errors", "analysis", "reporting", "strategies"},
