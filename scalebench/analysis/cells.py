@@ -106,13 +106,18 @@ def ordered(records: Iterable[Record]) -> list[Record]:
 def cells(records: Iterable[Record]) -> list[Cell]:
     """`run` records gathered into cells, in the order the cells first ran."""
     runs = [record for record in ordered(records) if record.kind == "run"]
-    data = {setting(record): record.workload.data_sha256 for record in reversed(runs) if record.workload}
+    data = {_data_setting(record): record.workload.data_sha256 for record in reversed(runs) if record.workload}
     found: dict[tuple[str, str | None], list[Record]] = {}
     for record in runs:
-        key = setting(record)
         # a run that failed before it read its data belongs with those that did read them
-        found.setdefault((key, record.workload.data_sha256 if record.workload else data.get(key)), []).append(record)
+        sha = record.workload.data_sha256 if record.workload else data.get(_data_setting(record))
+        found.setdefault((setting(record), sha), []).append(record)
     return [Cell(spec=members[0].spec, data_sha256=sha, records=tuple(members)) for (_, sha), members in found.items()]
+
+
+def _data_setting(record: Record) -> str:
+    """What the data of a run depend on: they are the same for all strategies, ranks, batches and precisions."""
+    return setting(record, {*STRATEGY_FIELDS, *BATCH_FIELDS, *PRECISION_FIELDS, "world_size"})
 
 
 def setting(record: Record, without: Iterable[str] = ()) -> str:

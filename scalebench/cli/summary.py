@@ -24,6 +24,8 @@ REMEDIES = {
     "timeout": "Raise --timeout, or look at each rank with --debug.",
     "failed": "See the record's error and log; --debug keeps a log per rank.",
 }
+NAMED_CELLS = 4
+"""As many as a line may name."""
 AXES = ("strategy", "world_size", "precision", "micro_batch", "accumulation", "global_batch")
 """What the table of planned cells always shows."""
 
@@ -121,25 +123,33 @@ def parity_lines(records: Sequence[Record]) -> Iterator[str]:
 
 
 def problems(finished: Finished) -> list[str]:
-    """One line per way in which a cell did not end well: what, why, what to do, and the first record that shows it."""
-    found: dict[str, Path] = {}
+    """One line per way in which cells did not end well: which, what, why, what to do, and the first record of it."""
+    found: dict[str, dict[str, Path]] = {}
     for record, path in finished:
         problem = problem_of(record)
         if problem:
-            found.setdefault(problem, path)
-    return [f"{problem} ({path})" for problem, path in found.items()]
+            found.setdefault(problem, {}).setdefault(cell_name(record.spec), path)
+    return [f"{named(list(cells))}: {problem} ({next(iter(cells.values()))})" for problem, cells in found.items()]
 
 
 def problem_of(record: Record) -> str | None:
     """What is wrong with how this run ended, or None."""
-    spec = record.spec
-    cell = f"{spec.strategy} on {count(spec.world_size, 'rank')} in {spec.precision}"
     if record.status != "ok":
         reason = (record.reason or "no reason recorded").rstrip(".")
-        return f"{cell}: {record.status}: {reason}. {REMEDIES.get(record.status, '')}".rstrip()
+        return f"{record.status}: {reason}. {REMEDIES.get(record.status, '')}".rstrip()
     if record.parity and not record.parity.passed:
-        return f"{cell}: parity failed: it did not train the same model as single."
+        return "parity failed: it did not train the same model as single."
     return None
+
+
+def cell_name(spec: RunSpec) -> str:
+    return f"{spec.strategy} on {count(spec.world_size, 'rank')} in {spec.precision}"
+
+
+def named(cells: Sequence[str]) -> str:
+    """The cells that share a problem: the first few by name."""
+    rest = len(cells) - NAMED_CELLS
+    return "; ".join(cells) if rest <= 0 else f"{'; '.join(cells[:NAMED_CELLS])}; and {count(rest, 'other cell')}"
 
 
 def exit_code(records: Sequence[Record]) -> int:

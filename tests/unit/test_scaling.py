@@ -159,6 +159,16 @@ def test_failed_repeats_belong_to_the_cell_that_read_its_data() -> None:
     assert [len(c.records) for c in found] == [2, 1]
 
 
+def test_a_strategy_that_cannot_run_belongs_with_those_that_read_the_data() -> None:
+    read = make_record(make_spec(strategy="ddp"))
+    assert read.workload is not None
+    ran = read.model_copy(update={"workload": read.workload.model_copy(update={"data_sha256": "ab"})})
+    refused = make_record(
+        make_spec(strategy="fsdp", precision="bf16", world_size=2), status="unsupported", workload=None, window=None
+    )
+    assert [cell.data_sha256 for cell in cells([ran, refused])] == ["ab", "ab"]
+
+
 def test_a_record_that_was_copied_counts_once() -> None:
     records = make_repeats(make_spec(), [0.010, 0.011])
     assert len(cells(records + records)[0].values(lambda record: record.wall_seconds)) == 2
