@@ -26,6 +26,8 @@ THROTTLE_REASONS = {
     0x100: "display clock set",
 }
 """NVML's bits (nvml.h, nvmlClocksEventReasons)."""
+HELD_BACK = set(THROTTLE_REASONS.values()) - {"idle", "application clocks set", "display clock set"}
+"""Reasons that nobody chose."""
 NEVER_ZERO: frozenset[Quantity] = frozenset({"sm_clock_mhz", "memory_clock_mhz", "temperature_celsius"})
 """Quantities of which a reading of zero comes from a sensor that does not work."""
 

@@ -18,6 +18,7 @@ from scalebench.stats.within_run import autocorrelation_time
 from scalebench.theory.memory import Memory
 
 from . import communication, memory
+from .bottleneck import explain
 from .cells import machine, not_measured_because, ordered
 from .device import gpu_state, traffic
 from .energy import cpu_energy, gpu_energy, joules_per_item
@@ -25,6 +26,7 @@ from .instability import instabilities
 from .loading import loading
 from .phases import PHASES, phase_times
 from .steps import data_wait_share, foreign_cpu_cores, sum_over_wall, window
+from .stragglers import spread
 from .unsteady import precision_reached
 from .utilisation import counted_over_formula, utilisation
 
@@ -57,6 +59,7 @@ def _row(record: Record, probes: Sequence[Probe]) -> dict[str, object]:
         **_memory(record),
         **_communication(record),
         **_phases(record),
+        **_limits(record, probes),
         **_loading(record),
         **_device(record),
         **_training(record),
@@ -155,6 +158,17 @@ def _communication(record: Record) -> dict[str, object]:
 def _phases(record: Record) -> dict[str, object]:
     times = phase_times(record)
     return {f"phase_{phase}_seconds": times[phase].mean if times else None for phase in PHASES}
+
+
+def _limits(record: Record, probes: Sequence[Probe]) -> dict[str, object]:
+    found, ranks = explain(record, probes), spread(record)
+    first = found.first if found else None
+    return {
+        "slowest_rank": ranks.slowest if ranks else None,
+        "slowest_rank_waited_seconds": ranks.waited if ranks else None,
+        "limited_by": first.cause if first else None,
+        "limited_by_share": found.share(first) if found and first else None,
+    }
 
 
 def _loading(record: Record) -> dict[str, object]:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from scalebench.records.record import Record
 
-from .device import THROTTLE_REASONS, gpu_state
-from .steps import MOST_OFF_THE_WALL, foreign_cpu_cores, sum_over_wall
+from .cores import withheld
+from .device import HELD_BACK, gpu_state
+from .steps import MOST_OFF_THE_WALL, foreign_cpu_cores, sum_over_wall, window
 from .unsteady import Instability, of_steps
 
 BUSY_CORES = 0.3
 """Foreign load on the cores of CPU ranks. A program that wants a core which a rank wants too gets half of it."""
 LEAST_THROTTLED = 0.1
 """Share of the window in which clocks were held back."""
+LEAST_WITHHELD = 0.01
+"""Share of the window for which a quota withheld a rank's cores."""
+WHOLE_CORES = "whole cores instead of a quota (docker run --cpuset-cpus, not --cpus), or a higher quota"
 NEARLY_FULL = 0.95
 """Share of the device's memory from which the allocator begins to search, free and wait."""
-HELD_BACK = {name for bit, name in THROTTLE_REASONS.items() if bit not in (0x1, 0x2, 0x100)}
-"""Reasons that come by themselves: idleness and clocks that somebody set are none."""
 
 
 def instabilities(record: Record) -> list[Instability]:
@@ -29,8 +31,7 @@ def instabilities(record: Record) -> list[Instability]:
 
 def of_machine(record: Record) -> Iterator[Instability]:
     """What counters and sensors show; what none of them told is not looked for."""
-    found = (taken_cpu(record), *gpu_neighbours(record), recompiled(record), retried(record), nearly_full(record))
-    yield from (one for one in (*found, oversubscribed(record), off_the_wall(record)) if one)
+    yield from (one for sign in SIGNS if (one := sign(record)))
 
 
 def taken_cpu(record: Record) -> Instability | None:
@@ -46,25 +47,46 @@ def taken_cpu(record: Record) -> Instability | None:
     )
 
 
-def gpu_neighbours(record: Record) -> Iterator[Instability | None]:
-    """Other processes on the GPUs, and clocks held back."""
+def quota(record: Record) -> Instability | None:
+    """A CPU quota stopped ranks in the middle of their steps."""
+    held, measured = withheld(record), window(record)
+    share = max(held) / measured.whole_seconds if held and measured else 0.0
+    if record.spec.device != "cpu" or share < LEAST_WITHHELD:
+        return None
+    return Instability(
+        kind="CPU quota",
+        seen=f"the quota of the control group held each rank's cores back for {share:.0%} of the window",
+        advice=WHOLE_CORES,
+        size=share,
+    )
+
+
+def gpu_neighbours(record: Record) -> Instability | None:
+    """Other processes computed on the run's GPUs."""
     state = gpu_state(record)
-    if state and state.other_processes:
-        yield Instability(
-            kind="other GPU processes",
-            seen=f"{state.other_processes} other compute processes on a GPU of the run",
-            advice="end them (nvidia-smi shows them), or choose other GPUs with CUDA_VISIBLE_DEVICES",
-            size=state.other_processes,
-        )
-    throttled = {name: share for name, share in ((state and state.throttled) or {}).items() if name in HELD_BACK}
-    name = max(throttled, key=lambda reason: throttled[reason], default=None)
-    if name and throttled[name] >= LEAST_THROTTLED:
-        yield Instability(
-            kind="throttled clocks",
-            seen=f"clocks were held back in {throttled[name]:.0%} of the window: {name}",
-            advice="improve cooling or raise the power limit, or lock clocks below that (nvidia-smi --lock-gpu-clocks)",
-            size=throttled[name],
-        )
+    if state is None or not state.other_processes:
+        return None
+    return Instability(
+        kind="other GPU processes",
+        seen=f"{state.other_processes} other compute processes on a GPU of the run",
+        advice="end them (nvidia-smi shows them), or choose other GPUs with CUDA_VISIBLE_DEVICES",
+        size=state.other_processes,
+    )
+
+
+def throttled(record: Record) -> Instability | None:
+    """Clocks of a GPU were held back by something that nobody chose."""
+    state = gpu_state(record)
+    shares = {name: share for name, share in ((state and state.throttled) or {}).items() if name in HELD_BACK}
+    name = max(shares, key=lambda reason: shares[reason], default=None)
+    if name is None or shares[name] < LEAST_THROTTLED:
+        return None
+    return Instability(
+        kind="throttled clocks",
+        seen=f"clocks were held back in {shares[name]:.0%} of the window: {name}",
+        advice="improve cooling or raise the power limit, or lock clocks below that (nvidia-smi --lock-gpu-clocks)",
+        size=shares[name],
+    )
 
 
 def recompiled(record: Record) -> Instability | None:
@@ -137,3 +159,16 @@ def off_the_wall(record: Record) -> Instability | None:
 
 def largest(values: Iterable[int | None]) -> int:
     return max((value for value in values if value is not None), default=0)
+
+
+SIGNS: tuple[Callable[[Record], Instability | None], ...] = (
+    taken_cpu,
+    quota,
+    gpu_neighbours,
+    throttled,
+    recompiled,
+    retried,
+    nearly_full,
+    oversubscribed,
+    off_the_wall,
+)

@@ -167,9 +167,10 @@ def data_wait_share(record: Record) -> float | None:
 
 
 def foreign_cpu_cores(record: Record) -> float | None:
-    """CPU cores that other programs kept busy during the window, on the busiest host; None when not recorded.
+    """CPU cores that others kept busy during the window, on the busiest host; None when not recorded.
 
-    What everything on the host used, less what this run's ranks used there, over the time from opening to end.
+    What everything on the host used and what the hypervisor gave to others, less what this run's ranks used there, over
+    the time from opening to end.
     """
     measured = window(record)
     if measured is None:
@@ -183,4 +184,4 @@ def _foreign_seconds(ranks: Sequence[RankFacts]) -> float | None:
     busy, own = ranks[0].host_busy_seconds, [rank.cpu_seconds for rank in ranks]
     if busy is None or None in own:
         return None
-    return busy - sum(seconds for seconds in own if seconds is not None)
+    return busy + (ranks[0].host_stolen_seconds or 0.0) - sum(seconds for seconds in own if seconds is not None)

@@ -34,6 +34,7 @@ Kind = Literal[
     "periodic stalls",
     "two speeds",
     "CPU taken by others",
+    "CPU quota",
     "other GPU processes",
     "throttled clocks",
     "recompiled",

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "parity": ("scalebench.cli.run:parity", "Check that strategies train the same model as plain PyTorch."),
     "list": ("scalebench.cli.list:list_", "List strategies, workloads or precisions."),
     "report": ("scalebench.cli.report:report", "Make tables and plots from recorded runs."),
+    "explain": ("scalebench.cli.explain:explain", "Say what limits a cell, and the flag to try."),
     "doctor": ("scalebench.cli.doctor:doctor", "Check this machine for what makes runs fail or mislead."),
     "completion": ("scalebench.cli.completion:completion", "Print the completion script of a shell."),
 }

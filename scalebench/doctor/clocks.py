@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from scalebench.doctor import cgroup, sensors
+from scalebench.doctor import sensors
 from scalebench.doctor.finding import CannotTellError, Finding, note, ok, problem
+from scalebench.meters import cgroup
 
 SLOWED = {"hardware slowdown", "thermal slowdown by the driver", "thermal slowdown by the hardware", "power brake"}
 HARMLESS = {"idle"}

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 
-from scalebench.doctor import cgroup
 from scalebench.doctor.finding import Finding, note, ok, problem
+from scalebench.meters import cgroup
 
 MIB = 1 << 20
 GIB = 1 << 30

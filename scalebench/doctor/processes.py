@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 import psutil
 
-from scalebench.doctor import cgroup, sensors
+from scalebench.doctor import sensors
 from scalebench.doctor.finding import Finding, note, ok, problem
 from scalebench.doctor.limits import GIB, size
+from scalebench.meters import cgroup
 
 GPU_FREE_SHARE = 0.9
 MEMORY_LEAST = 2 * GIB

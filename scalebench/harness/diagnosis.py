@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from scalebench.meters.batch_effect import measure_batch_effect
 from scalebench.meters.communication import measure_communication
 from scalebench.meters.contract import contract_of, contradictions, watch
 from scalebench.meters.phases import measure_phases
@@ -48,11 +49,12 @@ def diagnose(
         contract = contract_of(observer, step, spec, device)
         memory = measure_memory(step, micro_batches, device)
         communication = measure_communication(step, micro_batches, observer, device)
+        batch_effect = measure_batch_effect(step, micro_batches, spec, device, memory.get("tensor_peak"))
     except Exception as error:
         return Diagnosis(contradictions=[f"asked an observed contract, observed {type(error).__name__}: {error}"])
     return Diagnosis(
         contract=contract,
         contradictions=contradictions(spec, contract),
         memory=memory,
-        facts={"phases": phases, "communication": communication},
+        facts={"phases": phases, "communication": communication, "batch_effect": batch_effect},
     )

@@ -35,8 +35,7 @@ class Meters:
     opened: CpuTimes = field(default_factory=read_cpu_times)
     traffic: Traffic = field(default_factory=read_traffic)
     network: NetworkFacts | None = None
-    cpu_seconds: float | None = None
-    host_busy_seconds: float | None = None
+    cpu: CpuTimes = field(default_factory=CpuTimes)
     graphs: int = 0
     compilations: int = 0
 
@@ -50,7 +49,7 @@ class Meters:
     def close(self) -> None:
         self.network = read_traffic().since(self.traffic) if self.place.local_rank == 0 else None
         self.compilations = compat.compiled_graphs() - self.graphs
-        self.cpu_seconds, self.host_busy_seconds = read_cpu_times().since(self.opened)
+        self.cpu = read_cpu_times().since(self.opened)
 
 
 Value = TypeVar("Value")

@@ -18,6 +18,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from scalebench.records.batch_effect import BatchEffect
 from scalebench.records.communication import CommunicationFacts
 from scalebench.records.device import NetworkFacts, SensorFacts
 from scalebench.records.facts import Facts
@@ -75,8 +76,13 @@ class RankFacts(Facts):
         startup_seconds: name of a start-up phase to its duration.
         threads, interop_threads, affinity: as observed in the process, not as asked.
         cpu_seconds: CPU time of this process and its loader's workers over the window.
+        main_thread_seconds, cpu_wait_seconds: time in the window that its main thread, which steps, spent on a core,
+            and for which it could have run but had none. For the rest it waited for something: data, other ranks.
+        throttled_seconds: time in the window for which the quota of its control group, or of one above it, held cores
+            back, summed over cores; whoever in the group used them.
         host_busy_seconds: CPU time of everything on the host over the same window (from /proc/stat); None where
             unreadable. What the ranks of a host did not use, others did.
+        host_stolen_seconds: CPU time over the window that the hypervisor gave to others while the host wanted it.
         device_memory_bytes: what the GPU has in all; None on a CPU.
         window_compilations: graphs that torch.compile made in the window.
         sensors: of the GPU that this rank computed on; on a host's first rank also those of its CPUs.
@@ -105,9 +111,14 @@ class RankFacts(Facts):
     affinity: list[int] | None = None
     memory: MemoryFacts = Field(default_factory=MemoryFacts)
     communication: CommunicationFacts | None = None
+    batch_effect: BatchEffect | None = None
     startup_seconds: dict[str, float] = Field(default_factory=dict)
     cpu_seconds: float | None = None
+    main_thread_seconds: float | None = None
+    cpu_wait_seconds: float | None = None
+    throttled_seconds: float | None = None
     host_busy_seconds: float | None = None
+    host_stolen_seconds: float | None = None
     window_compilations: int | None = None
     sensors: list[SensorFacts] = Field(default_factory=list)
     network: NetworkFacts | None = None

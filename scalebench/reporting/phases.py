@@ -1,10 +1,13 @@
-"""Table of the phases of a step."""
+"""Tables of the phases of a step, and of the ranks that wait for each other."""
 
 from __future__ import annotations
+
+from collections import Counter
 
 import numpy as np
 
 from scalebench.analysis.phases import PHASES, PhaseTime, phase_times
+from scalebench.analysis.stragglers import Spread, spread
 
 from .experiments import Experiment
 from .table import Row, Table, place, table
@@ -27,6 +30,30 @@ def phases(experiment: Experiment) -> Table | None:
         "the backward pass, to the optimizer.",
     ]
     return table("Phases of a step", rows, notes)
+
+
+def ranks(experiment: Experiment) -> Table | None:
+    """What the slowest rank and the others worked themselves, and which it was; None where no cell has two ranks."""
+    rows: list[Row] = []
+    for cell in experiment.measured:
+        found = [one for record in cell.measured if (one := spread(record))]
+        if found:
+            rows.append(place(experiment, cell) | {"strategy": experiment.names[cell]} | _spread(found))
+    notes = [
+        "Own work in a step: on a CPU the time in which a rank ran or wanted to run, over the window; on a GPU a "
+        "profiled step but for waiting in collectives. The others wait for the slowest; means over processes."
+    ]
+    return table("Slowest rank", rows, notes)
+
+
+def _spread(found: list[Spread]) -> Row:
+    slowest = Counter(one.slowest for one in found)
+    return {
+        "slowest rank": ", ".join(f"{rank} ({count} of {len(found)})" for rank, count in slowest.most_common()),
+        "its own work, ms": milliseconds(float(np.mean([one.seconds[one.slowest] for one in found]))),
+        "the others', ms": milliseconds(float(np.mean([one.others for one in found]))),
+        "they wait, ms": milliseconds(float(np.mean([one.waited for one in found]))),
+    }
 
 
 def _shown(times: list[PhaseTime], whole: float) -> str:

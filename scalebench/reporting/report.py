@@ -10,7 +10,7 @@ from scalebench.analysis.probe import by_machine
 from scalebench.records.probe import Probe
 from scalebench.records.record import Record
 
-from . import communication, device, evidence, memory, phases, tables
+from . import bottleneck, communication, device, evidence, memory, phases, tables
 from .answers import answers
 from .environment import environment_table, sessions_line
 from .experiments import Experiment, experiments, hardware, hardware_name
@@ -105,11 +105,13 @@ def _experiment(
     yield from _section(tables.scaling(experiment), level=3)
     for title, file_name in plots:
         yield image(title, file_name)
+    yield from _section(bottleneck.limits(experiment, probes), level=3)
     yield from _section(utilisation(experiment, probes), level=3, otherwise=[NO_FORMULA])
     yield from _section(memory.peaks(experiment), level=3)
     yield from _section(memory.categories(experiment), level=3)
     yield from _section(tables.precision(experiment), level=3)
     yield from _section(phases.phases(experiment), level=3)
+    yield from _section(phases.ranks(experiment), level=3)
     yield from _section(communication.exchange(experiment), level=3)
     yield from _section(communication.collectives(experiment, probes), level=3)
     yield from _section(data_loading(experiment), level=3)

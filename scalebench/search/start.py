@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from scalebench import workloads
-from scalebench.doctor import cgroup
 from scalebench.machine import nvml, visible_handles
+from scalebench.meters import cgroup
 from scalebench.scheme import model_of, scheme_of
 from scalebench.search.question import Question
 from scalebench.spec import RunSpec

@@ -1,7 +1,7 @@
-"""Hosts that are network namespaces on one Ethernet bridge, and a rank that counts the bytes its host sends.
+"""Hosts that are network namespaces on one Ethernet bridge, and what a rank does on each of them.
 
-As a program: `python -m tests.distributed.hosts RANK RANKS STORE SPEC...` is that rank; it prints, as JSON, the bytes
-that its interface sent per step of each spec.
+As a program: `python -m tests.distributed.hosts TASK RANK RANKS FOLDER SPEC...` is that rank. TASK `sent` prints, as
+JSON, the bytes that its interface sent per step of each spec; `run` leaves a record of the spec in the folder.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from scalebench.records.record import Record
+from scalebench.records.store import load_records
+from scalebench.spec import PlannedRun, RunSpec
 
 ROOT = Path(__file__).parents[2]
 INTERFACE = "eth0"
@@ -53,9 +57,31 @@ def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True)
 
 
+def limit_rate(hosts: Sequence[str], rate: str) -> None:
+    """Let each host send at most `rate` (as tc writes it: 200mbit). PermissionError where the kernel cannot."""
+    for host in hosts:
+        shape = f"tc qdisc add dev {INTERFACE} root tbf rate {rate} burst 128kb latency 100ms"
+        try:
+            ip("netns", "exec", host, *shape.split())
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise PermissionError("links cannot be shaped here") from error
+
+
 def sent_per_step(hosts: Sequence[str], specs: Sequence[str], folder: Path) -> list[list[float]]:
     """Bytes sent per step by each host, one rank on each, for each spec (JSON)."""
-    program = [sys.executable, "-m", __name__]
+    return [json.loads(output) for output in on_each(hosts, "sent", folder, specs)]
+
+
+def run_on_hosts(hosts: Sequence[str], spec: RunSpec, folder: Path) -> Record:
+    """The record of a run with one rank on each host, as a foreign launcher would start them."""
+    on_each(hosts, "run", folder, [spec.model_dump_json()])
+    (record,) = load_records(folder).records
+    return record
+
+
+def on_each(hosts: Sequence[str], task: str, folder: Path, specs: Sequence[str]) -> list[str]:
+    """What each rank's process printed, one on each host. A failed one's error is raised."""
+    program = [sys.executable, "-m", __name__, task]
     ranks = [
         subprocess.Popen(
             ["ip", "netns", "exec", host, *program, str(rank), str(len(hosts)), str(folder), *specs],
@@ -73,7 +99,7 @@ def sent_per_step(hosts: Sequence[str], specs: Sequence[str], folder: Path) -> l
         for rank in ranks:
             rank.kill()
     assert all(rank.returncode == 0 for rank in ranks), outputs
-    return [json.loads(out) for out, _ in outputs]
+    return [out for out, _ in outputs]
 
 
 def sent_bytes() -> int:
@@ -89,7 +115,6 @@ def count_sent(rank: int, ranks: int, store: Path, specs: Sequence[str]) -> list
     import torch
     import torch.distributed as dist
 
-    from scalebench.spec import RunSpec
     from tests.distributed.cells import running
 
     torch.set_num_threads(1)
@@ -108,5 +133,20 @@ def count_sent(rank: int, ranks: int, store: Path, specs: Sequence[str]) -> list
     return found
 
 
+def run(rank: int, ranks: int, folder: Path, spec: str) -> None:
+    from scalebench.harness.runner import execute_as_worker
+
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "1"}
+    os.environ |= {"MASTER_ADDR": "10.77.0.1", "MASTER_PORT": "29577"}
+    execute_as_worker(PlannedRun(spec=RunSpec.model_validate_json(spec)), results=folder)
+
+
+def main(task: str, rank: str, ranks: str, folder: str, *specs: str) -> None:
+    if task == "run":
+        run(int(rank), int(ranks), Path(folder), specs[0])
+    else:
+        print(json.dumps(count_sent(int(rank), int(ranks), Path(folder), specs)))  # noqa: T201
+
+
 if __name__ == "__main__":
-    print(json.dumps(count_sent(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])))  # noqa: T201
+    main(*sys.argv[1:])

@@ -113,6 +113,13 @@ def test_cpu_taken_by_others() -> None:
     assert instabilities(with_rank(run_of(calm()), cpu_seconds=2.0, host_busy_seconds=2.2)) == []
 
 
+def test_cores_that_a_quota_withheld() -> None:
+    """0.5 s of one core in 2 s of window."""
+    found = only(with_rank(run_of(calm()), throttled_seconds=0.5))
+    assert (found.kind, found.seen[-17:]) == ("CPU quota", "25% of the window")
+    assert instabilities(with_rank(run_of(calm()), throttled_seconds=0.001)) == []
+
+
 def test_what_gpus_tell() -> None:
     sensor = SensorFacts(
         kind="gpu",

@@ -95,6 +95,8 @@ def filled(record: Record) -> Record:
         "network": NetworkFacts(opened_ns=0, closed_ns=1, interfaces={"eth0": InterfaceBytes(sent=8, received=4)}),
         "host_busy_seconds": 10.0,
         "cpu_seconds": 1.0,
+        "main_thread_seconds": 1.0,
+        "cpu_wait_seconds": 0.1,
     }
     assert record.workload is not None
     assert record.contract is not None

@@ -1,4 +1,4 @@
-"""The limits of the control group that this process is in, version 1 or 2; None where there is none."""
+"""The limits of the control group that this process is in (version 1 or 2), and what its quota cost; None without."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
+THROTTLED = {"throttled_usec": 1e-6, "throttled_time": 1e-9}
+"""What versions 2 and 1 call the time for which a quota held cores back, and its unit in seconds."""
 NO_LIMIT = 1 << 60
 """Version 1 writes "no limit" as a huge number of bytes."""
 
@@ -19,6 +22,17 @@ def cpu_quota() -> float | None:
         if quota and period and quota > 0:
             quotas.append(quota / period)
     return min(quotas, default=None)
+
+
+def throttled_seconds() -> float | None:
+    """How long the quotas of this group and of those above it have held cores back so far, summed over cores."""
+    seconds = [
+        int(value) * THROTTLED[name]
+        for folder in (*_folders(""), *_folders("cpu"))
+        for name, value in _pairs(folder / "cpu.stat")
+        if name in THROTTLED
+    ]
+    return sum(seconds) if seconds else None
 
 
 def free_bytes() -> int | None:
@@ -43,16 +57,13 @@ def free_processes() -> int | None:
 
 
 def _droppable(folder: Path) -> int:
-    with contextlib.suppress(OSError, ValueError):
-        lines = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        return sum(int(value) for name, value in lines if name == "inactive_file")
-    return 0
+    return sum(int(value) for name, value in _pairs(folder / "memory.stat") if name == "inactive_file")
 
 
 def _folders(controller: str) -> Iterator[Path]:
     """This process's group of a version 1 controller (`""`: of version 2) and all above it."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
+        for line in MEMBERSHIP.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if controller in controllers.split(","):
                 base = ROOT / controller if controller else ROOT
@@ -65,6 +76,14 @@ def _read(controller: str, name: str) -> Iterator[str]:
     for folder in _folders(controller):
         with contextlib.suppress(OSError):
             yield (folder / name).read_text()
+
+
+def _pairs(path: Path) -> Iterator[tuple[str, str]]:
+    """Name and value of each line."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in path.read_text().splitlines():
+            name, value = line.split()
+            yield name, value
 
 
 def _number(path: Path) -> int | None:
