@@ -1,4 +1,4 @@
-"""Which keys a DeepSpeed JSON may have, so that a misspelt one is refused before anything starts.
+"""Which keys and values a DeepSpeed JSON may have, so that a mistake in it is refused before anything starts.
 
 DeepSpeed ignores a key that it does not know at the top level, and a section then silently keeps its defaults. The
 names are those that deepspeed 0.19.8 reads (its config.py, and the models of its sections); a test compares them.
@@ -7,7 +7,7 @@ names are those that deepspeed 0.19.8 reads (its config.py, and the models of it
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from .deepspeed_config import Json, section
 
@@ -67,67 +67,68 @@ OUTPUT = (
 )
 TOP_LEVEL = (*BATCH, *REDUCTION, *ENGINE, *OUTPUT)
 
-ZERO = (
-    "stage",
-    "allgather_bucket_size",
+SWITCH, SIZE, OBJECT, OTHER = "true or false", "a number of at least 0", "an object", ""
+"""What a section's value may be; a switch, a size and an object may be null or "auto" too."""
+
+_ZERO_SWITCHES = (
     "allgather_partitions",
     "compute_grad_norm",
     "contiguous_gradients",
     "elastic_checkpoint",
     "enable_sanity_checks",
     "ignore_unused_parameters",
-    "leaf_module",
     "legacy_stage1",
     "load_from_fp32_weights",
     "log_trace_cache_warnings",
     "memory_efficient_linear",
-    "offload_optimizer",
-    "offload_param",
     "overlap_comm",
     "override_module_apply",
     "parameter_alignment",
     "pipeline_loading_checkpoint",
-    "reduce_bucket_size",
     "reduce_scatter",
     "round_robin_gradients",
     "save_muon_momentum_buffer_in_memory",
     "stage3_allgather_sequential",
     "stage3_gather_16bit_weights_on_model_save",
+    "stage3_use_all_reduce_for_fetch_params",
+    "use_multi_rank_bucket_allreduce",
+    "zero_quantized_gradients",
+    "zero_quantized_nontrainable_weights",
+    "zero_quantized_weights",
+)
+_ZERO_SIZES = (
+    "allgather_bucket_size",
+    "reduce_bucket_size",
     "stage3_max_live_parameters",
     "stage3_max_reuse_distance",
     "stage3_model_persistence_threshold",
     "stage3_module_granularity_threshold",
     "stage3_param_persistence_threshold",
     "stage3_prefetch_bucket_size",
-    "stage3_use_all_reduce_for_fetch_params",
     "sub_group_size",
-    "use_multi_rank_bucket_allreduce",
-    "zenflow",
     "zero_hpz_partition_size",
-    "zero_quantized_gradients",
-    "zero_quantized_nontrainable_weights",
-    "zero_quantized_weights",
 )
-FP16 = (
-    "enabled",
-    "auto_cast",
-    "consecutive_hysteresis",
-    "fp16_master_weights_and_grads",
-    "hysteresis",
-    "initial_scale_power",
-    "loss_scale",
-    "loss_scale_window",
-    "min_loss_scale",
-)
-BF16 = (
+_ZERO_OBJECTS = ("leaf_module", "offload_optimizer", "offload_param", "zenflow")
+_FP16_SIZES = ("hysteresis", "initial_scale_power", "loss_scale", "loss_scale_window", "min_loss_scale")
+_FP16_SWITCHES = ("enabled", "auto_cast", "consecutive_hysteresis", "fp16_master_weights_and_grads")
+_BF16_SWITCHES = (
     "enabled",
     "bf16_master_weights_and_grads",
     "bf16_optimizer_states",
     "check_grad_overflow",
     "immediate_grad_update",
 )
-SECTIONS: Mapping[str, tuple[str, ...]] = {"zero_optimization": ZERO, "fp16": FP16, "bf16": BF16, "bfloat16": BF16}
-"""Sections that DeepSpeed itself refuses unknown keys in, and their keys."""
+_BF16 = dict.fromkeys(_BF16_SWITCHES, SWITCH)
+SECTIONS: Mapping[str, Mapping[str, str]] = {
+    "zero_optimization": {"stage": OTHER}
+    | dict.fromkeys(_ZERO_SWITCHES, SWITCH)
+    | dict.fromkeys(_ZERO_SIZES, SIZE)
+    | dict.fromkeys(_ZERO_OBJECTS, OBJECT),
+    "fp16": dict.fromkeys(_FP16_SWITCHES, SWITCH) | dict.fromkeys(_FP16_SIZES, SIZE),
+    "bf16": _BF16,
+    "bfloat16": _BF16,
+}
+"""Sections in which DeepSpeed itself refuses unknown keys, with their keys and what the values may be."""
 
 REPLACED = {
     "zero_optimization.cpu_offload": "offload_optimizer",
@@ -164,8 +165,25 @@ def unknown_keys(user: Json) -> Iterator[str]:
                 yield _sentence(f"{name}.{key}", key, allowed)
 
 
-def _sentence(path: str, key: str, allowed: tuple[str, ...]) -> str:
-    close = [REPLACED[path]] if path in REPLACED else difflib.get_close_matches(key, allowed, n=1)
+def wrong_values(user: Json) -> Iterator[str]:
+    """A sentence for each value of the sections that is of another kind than DeepSpeed takes."""
+    for name, allowed in SECTIONS.items():
+        for key, value in section(user, name).items():
+            kind = allowed.get(key, OTHER)
+            if kind and value not in (None, "auto") and not _is(kind, value):
+                yield f'{name}.{key} is {value!r} in the DeepSpeed JSON: it takes {kind}, or "auto".'
+
+
+def _is(kind: str, value: object) -> bool:
+    if kind == OBJECT:
+        return isinstance(value, Mapping)
+    if kind == SWITCH:
+        return isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+
+
+def _sentence(path: str, key: str, allowed: Iterable[str]) -> str:
+    close = [REPLACED[path]] if path in REPLACED else difflib.get_close_matches(key, list(allowed), n=1)
     remedy = f"write '{close[0]}'" if close else "remove it"
     return (
         f"'{path}' in the DeepSpeed JSON is no key of DeepSpeed's: {remedy}, or, if a newer DeepSpeed knows it, add "

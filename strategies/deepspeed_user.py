@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .config import TrainConfig
 from .deepspeed_config import ENGINE_SECTIONS, Json, enabled, offloads, resolve_stage, section, short_name
-from .deepspeed_keys import unknown_keys
+from .deepspeed_keys import unknown_keys, wrong_values
 
 INSTRUMENTS = ("autotuning", "comms_logger", "flops_profiler", "tensorboard", "wandb", "csv_monitor", "comet")
 SWITCHES = ("wall_clock_breakdown", "memory_breakdown", "dump_state")
@@ -68,7 +68,7 @@ def check_user_config(
         _check_rest,
     )
     unknown = [] if allow_unknown_keys else list(unknown_keys(user))
-    return unknown + [sentence for check in checks for sentence in check(run)]
+    return [*unknown, *wrong_values(user), *(sentence for check in checks for sentence in check(run))]
 
 
 def _differs(where: str, given: object, wanted: object) -> Iterator[str]:

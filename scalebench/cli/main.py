@@ -123,7 +123,8 @@ def _broken_pipe() -> int:
 
 
 def _usage_message(error: click.ClickException) -> str:
-    message = " ".join(error.format_message().split()).rstrip(".") + "."
+    message = " ".join(error.format_message().split()).rstrip(".")
+    message += "" if message.endswith("?") else "."
     context = getattr(error, "ctx", None)
     return f"{message} Try: {context.command_path} --help" if context else message
 

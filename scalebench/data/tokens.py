@@ -57,8 +57,9 @@ def text_samples(data: str, *, context_length: int, cache: Path | None = None) -
     count = (size - HEADER_BYTES - 1) // context_length
     if count < 1:
         raise UserError(
-            f"{data} holds {size - HEADER_BYTES} bytes, fewer than one sample of {context_length} tokens and its "
-            "successor. Give longer text with --data, or a smaller workload.context_length."
+            f"{data.removeprefix('text:')} holds {size - HEADER_BYTES} bytes, fewer than one sample of "
+            f"{context_length} tokens and its successor. "
+            "Give longer text with --data, or a smaller workload.context_length."
         )
     tokens = torch.from_file(str(path), size=size, dtype=torch.uint8)
     rows = tokens.as_strided((count, context_length + 1), (context_length, 1), HEADER_BYTES)

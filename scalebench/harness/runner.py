@@ -141,8 +141,8 @@ class Session:
         self, order: int, run: PlannedRun, outcome: Outcome, log: str | None, started: datetime, ended: datetime
     ) -> Record:
         spec, first = run.spec, outcome.reports[0] if outcome.reports else None
-        because = [f"{setting} was set" for setting in debug_variables_set()]
-        because += ["--debug"] if spec.debug else []
+        because = ["--debug was given"] if spec.debug else []
+        because += [f"{setting} was set" for setting in debug_variables_set()]
         error = outcome.error.model_copy(update={"log": log}) if outcome.error else None
         return Record(
             kind=run.kind,
@@ -192,7 +192,7 @@ class Session:
             rescued = write_record(record, Path(tempfile.mkdtemp(prefix="scalebench-rescued-")))
             raise UserError(
                 f"cannot write into '{self.folder}': {error.strerror}. This run's record was saved as {rescued}; "
-                "make room or permit writing, move it there, and go on with the remaining cells."
+                "make room or permit writing, move it there, and run the same command with --resume."
             ) from error
 
 

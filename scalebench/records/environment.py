@@ -36,7 +36,7 @@ MACHINE_FACTS = ("cpu_model", "cores", "gpus", "driver", "cuda", "nccl", "torch"
 DEBUG_VARIABLES = {
     "NCCL_DEBUG": "INFO",
     "CUDA_LAUNCH_BLOCKING": "1",
-    "TORCH_DISTRIBUTED_DEBUG": "DETAIL",
+    "TORCH_DISTRIBUTED_DEBUG": "INFO",  # DETAIL crashes DDP's constructor over gloo (torch 2.13)
 }
 """What `--debug` sets; each of them slows a run down, so that no record made under one is comparable."""
 

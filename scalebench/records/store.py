@@ -70,8 +70,9 @@ def require_writable(folder: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
+        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
         raise UserError(
-            f"the results folder '{folder}' cannot be written: {error.strerror}. "
+            f"the results folder '{folder}' cannot be written: {reason}. "
             "Free or permit it, or choose another with --results DIR."
         ) from error
 

@@ -141,7 +141,9 @@ def why_not_measured(cell: Cell) -> str:
     """In a few words, why a cell has no figure: the outcome of its last run, or why that run does not count."""
     last = cell.records[-1]
     reason = not_measured_because(last) if last.status == "ok" else None
-    return last.status if reason is None else reason.partition(":")[0]
+    if reason is None:
+        return last.status
+    return reason.partition(":" if last.comparable else ";")[0]  # what makes it not comparable can be undone: say it
 
 
 def _cautions(experiment: Experiment) -> list[str]:

@@ -69,6 +69,8 @@ def test_what_was_not_measured_is_said_and_never_ranked() -> None:
     assert "ddp is fastest" in line
     assert "deepspeed_stage_2_offload: functional only" in line
     assert "deepspeed_stage_3: oom" in line
+    debugged = answer(repeats("ddp", FAST, comparable=False, not_comparable_because=["NCCL_DEBUG=INFO was set", "x"]))
+    assert debugged[1].endswith("nothing was measured; ddp: not comparable: NCCL_DEBUG=INFO was set")
     oversubscribed = answer(repeats("ddp", FAST, oversubscribed=True))[1]
     assert "nothing was measured" in oversubscribed
     assert "oversubscribed" in oversubscribed

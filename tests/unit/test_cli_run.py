@@ -156,7 +156,7 @@ def test_debug_sets_the_variables_and_marks_the_spec(executor: Executor, monkeyp
     monkeypatch.setattr("os.environ", environment)
     assert call("--strategy", "ddp", "--gpus", "2", "--debug") == 0
     assert environment["CUDA_LAUNCH_BLOCKING"] == "1"
-    assert environment["TORCH_DISTRIBUTED_DEBUG"] == "DETAIL"
+    assert environment["TORCH_DISTRIBUTED_DEBUG"] == "INFO"
     assert environment["NCCL_DEBUG"] == "TRACE", "more than INFO was asked for already"
     assert all(run.spec.debug for run in executor.runs)
 

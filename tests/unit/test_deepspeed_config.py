@@ -7,7 +7,7 @@ import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -15,7 +15,7 @@ from scalebench import strategies
 from scalebench.strategies import compat
 from scalebench.strategies.config import OptimizerConfig, TrainConfig
 from scalebench.strategies.deepspeed import DeepSpeed
-from scalebench.strategies.deepspeed_keys import REMOVED, REPLACED, SECTIONS, TOP_LEVEL
+from scalebench.strategies.deepspeed_keys import OBJECT, OTHER, REMOVED, REPLACED, SECTIONS, SIZE, SWITCH, TOP_LEVEL
 from scalebench.strategies.deepspeed_unmatched import unmatched
 from scalebench.strategies.deepspeed_user import check_user_config
 
@@ -94,6 +94,10 @@ def test_a_json_that_says_what_the_run_says_is_accepted() -> None:
         ("zero_optimization.overlap_coms", True, "write 'overlap_comm'"),
         ("zero_optimization.cpu_offload", True, "write 'offload_optimizer'"),
         ("fp16", {"init_scale_power": 8}, "write 'initial_scale_power'"),
+        ("fp16", {"loss_scale": "high"}, "a number of at least 0"),
+        ("zero_optimization.reduce_bucket_size", -5, "a number of at least 0"),
+        ("zero_optimization.overlap_comm", "yes", "true or false"),
+        ("zero_optimization.leaf_module", ["Block"], "an object"),
     ],
 )
 def test_each_contradiction_is_refused_in_one_sentence(path: str, value: object, told: str) -> None:
@@ -157,10 +161,14 @@ def test_the_known_keys_of_sections_are_those_of_deepspeeds_models() -> None:
         "bf16": config.get_bfloat16_config({}),
     }
     for name, model in models.items():
-        fields = {field.alias or key: field.json_schema_extra for key, field in type(model).model_fields.items()}
-        old = {key for key, extra in fields.items() if (extra or {}).get("deprecated")}
+        fields = {field.alias or key: field for key, field in type(model).model_fields.items()}
+        old = {key for key, field in fields.items() if (field.json_schema_extra or {}).get("deprecated")}
         assert set(SECTIONS[name]) == set(fields) - old
         assert {f"{name}.{key}" for key in old} <= set(REPLACED)
+        for key, kind in SECTIONS[name].items():
+            takes_truth = bool in (fields[key].annotation, *get_args(fields[key].annotation))
+            takes_numbers = fields[key].annotation in (int, float)
+            assert kind == (SWITCH if takes_truth else SIZE if takes_numbers else OTHER if key == "stage" else OBJECT)
 
 
 def test_contradictions_are_all_told_at_once() -> None:

@@ -1,0 +1,59 @@
+"""`--debug` on a real run: what the ranks have in their environment, what is kept, what the record says of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from scalebench.records.environment import DEBUG_VARIABLES
+
+pytestmark = pytest.mark.distributed
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(results: Path, *flags: str, **variables: str) -> tuple[dict[int, dict[str, str]], dict[str, object]]:
+    """The environments of all processes below a run of two ranks, and its record."""
+    environment = {name: value for name, value in os.environ.items() if name not in DEBUG_VARIABLES} | variables
+    command = [
+        *(sys.executable, "-m", "scalebench", "run", "--strategy", "ddp", "--gpus", "2", "--device", "cpu"),
+        *("--no-baseline", "--repeats", "1", "--warmup-steps", "1", "--steps", "10", "--data", "synthetic"),
+        *("--results", str(results), "--json", *flags),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+    below: dict[int, dict[str, str]] = {}
+    while process.poll() is None:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            try:
+                below[child.pid] = child.environ()
+            except psutil.Error:  # it has just ended
+                continue
+        time.sleep(0.05)
+    assert process.returncode == 0
+    assert process.stdout is not None
+    return below, json.loads(process.stdout.read())
+
+
+def test_debug_reaches_the_ranks_keeps_their_logs_and_marks_the_record(tmp_path: Path) -> None:
+    below, record = run(tmp_path, "--debug")
+    pids = [rank["pid"] for rank in record["ranks"]]  # type: ignore[attr-defined]
+    assert len(pids) == 2
+    for pid in pids:
+        assert {name: below[pid][name] for name in DEBUG_VARIABLES} == DEBUG_VARIABLES
+    assert (record["status"], record["comparable"]) == ("ok", False)
+    assert record["not_comparable_because"][0] == "--debug was given"  # type: ignore[index]
+    logs = {path.name for path in tmp_path.glob("*/logs/*/*")}
+    assert {"rank0-stderr.log", "rank1-stderr.log"} <= logs
+
+
+def test_variables_that_were_set_before_mark_the_record_too(tmp_path: Path) -> None:
+    _, record = run(tmp_path, NCCL_DEBUG="INFO", CUDA_LAUNCH_BLOCKING="1")
+    assert record["comparable"] is False
+    assert record["not_comparable_because"] == ["NCCL_DEBUG=INFO was set", "CUDA_LAUNCH_BLOCKING=1 was set"]
