@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from scalebench.harness.phase import Pulse
 from scalebench.meters.device import sensors_of_rank
 from scalebench.records.device import SensorFacts
+from scalebench.records.memory import ShortageFacts
 from scalebench.records.record import Contract, ParityFacts, RankFacts, WindowFacts, WorkloadFacts
 from scalebench.records.theory import TheoryFacts
 from scalebench.spec import PlannedRun, ProbeSpec
@@ -19,15 +21,15 @@ class Orders:
     """What every rank of a launch is told, whatever it is to do.
 
     Attributes:
-        folder: a private folder of this launch: the ranks meet there (file store) and rank 0 writes its phase there.
-            None under a foreign launcher, whose environment says where to meet; so are the next two.
+        folder: a private folder of this launch: the ranks meet there (file store) and leave their results and logs
+            there. None under a foreign launcher, whose environment says where to meet; so are the next two.
         launched_ns: CLOCK_MONOTONIC when the launch began, for start-up times.
-        launcher_pid: the process whose end is the end of every rank.
+        pulse: where the ranks show signs of life.
     """
 
     folder: Path | None = None
     launched_ns: int | None = None
-    launcher_pid: int | None = None
+    pulse: Pulse | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +69,19 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class RankFailure:
-    """How a rank failed: `message` reads `ErrorClass: what happened`; `raised_ns` on the file system's clock."""
+    """How a rank failed.
+
+    Attributes:
+        kind: the exception's class; or Killed, Exited, OutOfMemory (by a memory limit), Stopped (by a signal that
+            stops), Hung.
+        traceback: of the exception, or where the rank stood, or the last that it said.
+        at_ns: when (CLOCK_MONOTONIC); a death is known when it is noticed.
+        shortage: for a lack of memory, how much was asked for and how much there was.
+    """
 
     rank: int
+    kind: str
     message: str
     traceback: str | None = None
-    raised_ns: int = 0
+    at_ns: int = 0
+    shortage: ShortageFacts | None = None

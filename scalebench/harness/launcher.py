@@ -1,51 +1,36 @@
-"""Starting the ranks of one run: torch's elastic agent as an API, over a fork server that has already imported
-everything.
+"""Starting the ranks of one run: fresh processes, forked from a server that has already imported everything.
 
-Each run gets fresh processes, forked from a server in which torch (and DeepSpeed, when a run needs it) is loaded:
-    start-up all but vanishes and nothing of one run can leak into the next. The server never touches CUDA, so forking
-    from it is safe.
-Nothing listens beyond loopback: the agent has nobody to meet, and the ranks meet through a file.
+Start-up all but vanishes, and nothing of one run can leak into the next. The server never touches CUDA, so forking
+from it is safe. The ranks meet through a file: no port is chosen, and nothing listens beyond loopback.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import logging
 import multiprocessing
 import multiprocessing.forkserver
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TypeVar
 
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-from scalebench.harness import rendezvous
 from scalebench.harness.job import Orders, RankFailure
-from scalebench.harness.lifeline import RankProcesses
-from scalebench.harness.phase import PHASE_FILE
+from scalebench.harness.lifeline import temporary_files_inside
+from scalebench.harness.phase import Pulse
+from scalebench.harness.rank import be_rank
+from scalebench.harness.supervision import Launch, Supervised
 
 StartMethod = Literal["forkserver", "spawn"]
 Told = TypeVar("Told", bound=Orders)
 Result = TypeVar("Result")
 
-AGENT_LOGGERS = "torch.distributed.elastic"
-MONITOR_SECONDS = 0.1
-"""Between two looks at the ranks: as torchrun, since each takes a moment of a core that a rank may be using."""
-PHASE_POLL_SECONDS = 0.1
-SHUTDOWN_SECONDS = 5
 IMPORT_ENVIRONMENT = {
     # Importing DeepSpeed asks whether CUDA is there; asked through NVML, the answer leaves no CUDA context behind.
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
@@ -56,7 +41,7 @@ class LaunchError(Exception):
     """Some rank ended badly. `failure` is the cause; what the others ended with follows from it."""
 
     def __init__(self, failure: RankFailure) -> None:
-        super().__init__(failure.message)
+        super().__init__(f"{failure.kind}: {failure.message}")
         self.failure = failure
 
 
@@ -67,7 +52,7 @@ class Launcher:
     Attributes:
         device: `cpu` or `cuda`; decides what DeepSpeed takes for its accelerator at import.
         preload: modules that the fork server imports before its first fork.
-        debug: keep the agent's own messages.
+        debug: keep what the fork server says on standard error.
     """
 
     device: str
@@ -77,44 +62,46 @@ class Launcher:
 
     def launch(
         self,
-        main: Callable[[Told], Result | None],
+        main: Callable[[Told], Result],
         orders: Told,
         ranks: int,
         folder: Path,
+        *,
+        patience: float,
         on_phase: Callable[[str], None] = lambda phase: None,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> list[Result]:
-        """Call `main` (importable, under torch's `record`) on `ranks` fresh processes; what each returned, by rank.
+        """Call `main` (importable) on `ranks` fresh processes; what each returned, by rank.
 
-        `on_phase` is told each phase that rank 0 enters, from another thread. `folder` holds the meeting file, the
-        phase and the ranks' logs. Raises LaunchError for the first rank that ended badly,
-        KeyboardInterrupt when asked to stop; in every case no process of the run is left.
+        `folder` is for this launch alone: the ranks meet there and leave their logs. `on_phase` is told each phase
+        that rank 0 enters. Raises LaunchError for the first rank that ended badly, or when for `patience` seconds no
+        rank has moved; KeyboardInterrupt once `stopping` is true. In every case no process of the run is left.
         """
-        config = self._config(ranks, folder)
-        with self._environment(), hidden_main_module(), quiet_agent(self.debug):
-            self._start_server()
-            processes = RankProcesses(folder)
-            orders = replace(orders, folder=folder, launched_ns=time.monotonic_ns(), launcher_pid=os.getpid())
-            try:
-                with watched_phase(folder, processes, on_phase):
-                    values: dict[int, Any] = elastic_launch(config, main)(orders)
-            except ChildFailedError as error:
-                raise LaunchError(cause_of(error, folder, ranks, processes)) from error
-            except SignalException as error:
-                raise KeyboardInterrupt from error
-        return [values[rank] for rank in sorted(values)]
+        pulse, launch = Pulse(ranks), Launch()
+        orders = replace(orders, folder=folder, launched_ns=time.monotonic_ns(), pulse=pulse)
+        for name in ("logs", "tmp"):
+            (folder / name).mkdir()
+        try:
+            with self._environment(), hidden_main_module(), bounded_server(patience):
+                self._start_server()
+                for rank in range(ranks):
+                    launch.add(Supervised(rank, self._start(main, orders, rank, ranks), folder, pulse))
+            failure = launch.watch(patience, on_phase, stopping)
+        finally:
+            launch.end()
+        if failure:
+            raise LaunchError(failure)
+        return launch.results()
 
-    def _config(self, ranks: int, folder: Path) -> LaunchConfig:
-        return LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=ranks,
-            run_id=uuid.uuid4().hex,
-            rdzv_backend=rendezvous.BACKEND,
-            max_restarts=0,
-            monitor_interval=MONITOR_SECONDS,
-            start_method=self.start_method,
-            logs_specs=DefaultLogsSpecs(log_dir=str(folder / "logs"), redirects=Std.ALL),
-        )
+    def _start(self, main: Callable[[Told], Result], orders: Told, rank: int, ranks: int) -> BaseProcess:
+        context: Any = multiprocessing.get_context(self.start_method)
+        process: BaseProcess = context.Process(target=be_rank, args=(main, orders, rank, ranks))
+        try:
+            process.start()
+        except (OSError, EOFError) as error:
+            said = f"rank {rank} could not be started, {type(error).__name__}: {error}"
+            raise LaunchError(RankFailure(rank=rank, kind="Exited", message=said)) from error
+        return process
 
     @contextlib.contextmanager
     def _environment(self) -> Iterator[None]:
@@ -134,77 +121,39 @@ class Launcher:
     def _start_server(self) -> None:
         if self.start_method == "forkserver":
             multiprocessing.set_forkserver_preload(list(self.preload))
-            with contextlib.nullcontext() if self.debug else silenced_stderr():
+            loud = contextlib.nullcontext() if self.debug else silenced_stderr()
+            with loud, deaf_to_interrupts(), temporary_files_inside():
                 multiprocessing.forkserver.ensure_running()
 
 
-def cause_of(error: ChildFailedError, folder: Path, ranks: int, processes: RankProcesses) -> RankFailure:
-    """The failure that came first.
-
-    The agent reports the lowest rank among those it finds dead, but a killed rank says nothing while its neighbours
-    raise
-    connection errors: a signal other than the agent's own SIGTERM goes before any exception, the earliest exception
-        before the rest.
-    """
-    for rank in range(ranks):
-        code = processes.exit_code(rank)
-        if code is not None and code < 0 and code != -signal.SIGTERM and not error_file(folder, rank):
-            return RankFailure(rank=rank, message=f"Killed: by signal {-code} ({signal.Signals(-code).name})")
-    raised = [failure for rank in range(ranks) if (failure := read_failure(folder, rank))]
-    if raised:
-        return min(raised, key=lambda failure: failure.raised_ns)
-    reported = error.get_first_failure()[1]
-    return RankFailure(rank=reported.local_rank, message=exit_message(reported.exitcode))
-
-
-def exit_message(code: int) -> str:
-    """`Killed: ...` or `Exited: ...` for an exit code."""
-    return f"Killed: by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"Exited: with code {code}"
-
-
-def error_file(folder: Path, rank: int) -> Path | None:
-    """The file in which `rank` left its exception, if it raised one."""
-    return next(folder.glob(f"logs/*/attempt_0/{rank}/error.json"), None)
-
-
-def read_failure(folder: Path, rank: int) -> RankFailure | None:
-    """What `rank` raised, as the agent's error file has it."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        file = error_file(folder, rank) or folder / "none"
-        content = json.loads(file.read_text())["message"]
-        return RankFailure(
-            rank=rank,
-            message=content["message"],
-            traceback=content["extraInfo"]["py_callstack"],
-            raised_ns=file.stat().st_mtime_ns,
-        )
-    return None
-
-
 @contextlib.contextmanager
-def watched_phase(folder: Path, processes: RankProcesses, report: Callable[[str], None]) -> Iterator[None]:
-    """While inside, tell `report` each phase that rank 0 notes in `folder`; remember the ranks' processes at the
-    first."""
-    done = threading.Event()
-
-    def watch() -> None:
-        last = ""
-        while not done.wait(PHASE_POLL_SECONDS):
-            with contextlib.suppress(OSError):
-                phase = (folder / PHASE_FILE).read_text()
-                if phase and phase != last:
-                    if not last:
-                        processes.remember()
-                    report(phase)
-                    last = phase
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
+def bounded_server(seconds: float) -> Iterator[None]:
+    """While inside, a fork server that does not answer for `seconds` is killed: asking it then fails."""
+    timer = threading.Timer(seconds, kill_server)
+    timer.daemon = True
+    timer.start()
     try:
         yield
     finally:
-        done.set()
-        watcher.join()
+        timer.cancel()
+
+
+def kill_server() -> None:
+    """Kill this process's fork server; the next launch starts another."""
+    server: Any = multiprocessing.forkserver._forkserver  # there is no public way to its process
+    if server._forkserver_pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(server._forkserver_pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def deaf_to_interrupts() -> Iterator[None]:
+    """Processes started inside never notice a Ctrl-C, which reaches all of a terminal: the launcher decides."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -223,20 +172,6 @@ def silenced_stderr() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quiet_agent(debug: bool) -> Iterator[None]:
-    """Keep the agent's running commentary (its errors reach the record anyway) off the terminal, unless debugging."""
-    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith(AGENT_LOGGERS)]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:  # each has a level of its own, so that their parent's would not reach them
-        logger.setLevel(logging.DEBUG if debug else logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
-
-
-@contextlib.contextmanager
 def hidden_main_module() -> Iterator[None]:
     """Keep multiprocessing from running this process's main module again in every rank: a rank needs nothing of it.
 
@@ -248,13 +183,3 @@ def hidden_main_module() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
-
-
-@contextlib.contextmanager
-def private_folder() -> Iterator[Path]:
-    """A folder of this launch alone, gone afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="scalebench-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

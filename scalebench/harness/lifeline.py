@@ -1,74 +1,87 @@
-"""Who died, and who must die: ranks follow their launcher into death, and the launcher learns how each rank ended.
+"""Nothing outlives the process that launches: neither ranks nor temporary folders, however that process ends.
 
-A fork server outlives a parent that was killed for as long as any of its children lives, so the children must go first.
+A shell keeps watch in a session of its own. Its standard input ends when the launching process does; then it kills the
+process groups of the ranks that are left (one that is stopped dies too) and removes the folder. The fork server goes
+by itself once it has no clients.
 """
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
+import functools
 import os
-import select
-import signal
-import threading
-import time
-from multiprocessing.process import BaseProcess
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from multiprocessing.util import Finalize
 from pathlib import Path
 
-POLL_SECONDS = 1.0
+KEEPER = """
+while read -r _; do :; done
+mv -- "$0" "$0.gone"
+for file in "$0.gone"/*/pid-*; do
+    [ -e "$file" ] && kill -s KILL -- "-$(cat "$file")"
+done
+rm -rf -- "$0.gone"
+"""
+"""The folder is moved first: a rank that announces itself has either been seen by then, or finds no place to do so."""
+LONGEST_BASE = 32
+"""Characters of a path under which sockets of multiprocessing, whose own may have 107, find their place."""
+KEEPER_SECONDS = 5
+AFTER_MULTIPROCESSING = -200
+"""As an exit priority: its own temporary folder, which is in ours, goes at -100."""
 
 
-def attach(launcher_pid: int, folder: Path, rank: int) -> None:
-    """Make this process a rank of a launch: it ends with its launcher and is known to it by its process id."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal: the launcher decides
-    follow(launcher_pid)
-    announce(folder, rank)
+@functools.cache
+def root() -> Path:
+    """The folder of all that this process leaves on disk while it lives; its keeper is told."""
+    usual = tempfile.gettempdir()
+    folder = Path(tempfile.mkdtemp(prefix="scalebench-", dir=usual if len(usual) <= LONGEST_BASE else "/tmp"))
+    keeper = subprocess.Popen(
+        ["/bin/sh", "-c", KEEPER, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C and a closing terminal reach the launcher, not its keeper
+    )
+    Finalize(None, _dismiss, args=[keeper], exitpriority=AFTER_MULTIPROCESSING)
+    return folder
 
 
-def follow(launcher_pid: int) -> None:
-    """Kill this process as soon as the launcher is gone. The watching thread sleeps in the kernel and costs nothing."""
-    threading.Thread(target=_kill_self_after, args=(launcher_pid,), name="lifeline", daemon=True).start()
+def _dismiss(keeper: subprocess.Popen[bytes]) -> None:
+    assert keeper.stdin is not None
+    keeper.stdin.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        keeper.wait(KEEPER_SECONDS)
 
 
-def _kill_self_after(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        _wait_for_end(pid)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _wait_for_end(pid: int) -> None:
+@contextlib.contextmanager
+def temporary_files_inside() -> Iterator[None]:
+    """While inside, this process's temporary files go to its root, which also keeps multiprocessing's socket there."""
+    before, tempfile.tempdir = tempfile.tempdir, str(root())
     try:
-        descriptor = os.pidfd_open(pid)
-    except (AttributeError, OSError) as error:
-        if isinstance(error, ProcessLookupError):
-            raise
-        while True:  # No pidfd on this kernel: look now and then.
-            os.kill(pid, 0)
-            time.sleep(POLL_SECONDS)
-    poller = select.poll()
-    poller.register(descriptor, select.POLLIN)
-    poller.poll()
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
+@contextlib.contextmanager
+def private_folder() -> Iterator[Path]:
+    """A folder of one launch alone, gone afterwards."""
+    folder = Path(tempfile.mkdtemp(dir=root()))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def announce(folder: Path, rank: int) -> None:
-    """Leave this rank's process id where `RankProcesses` looks for it."""
-    (folder / f"pid-{rank}").write_text(str(os.getpid()))
+    """Make this process the head of a group of its own and tell the keeper of it.
 
-
-class RankProcesses:
-    """The processes of one launch, so that their exit codes can be read after the agent has ended them all."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._children: list[BaseProcess] = []
-
-    def remember(self) -> None:
-        """Note the children of this process. Called once, when every rank is up and none has ended yet."""
-        self._children = list(multiprocessing.active_children())
-
-    def exit_code(self, rank: int) -> int | None:
-        """How `rank` ended: an exit code, minus a signal's number, or None when it was never seen."""
-        with contextlib.suppress(OSError, ValueError):
-            pid = int((self._folder / f"pid-{rank}").read_text())
-            return next((child.exitcode for child in self._children if child.pid == pid), None)
-        return None
+    Raises FileNotFoundError when the launcher has ended and its keeper has been here: this process has to end too.
+    """
+    os.setsid()
+    unfinished = folder / f"announcing-{rank}"
+    unfinished.write_text(str(os.getpid()))
+    unfinished.rename(folder / f"pid-{rank}")

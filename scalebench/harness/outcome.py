@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import traceback
+import re
 from dataclasses import dataclass, field
 
 from scalebench.errors import UnsupportedError
+from scalebench.harness import shortage
 from scalebench.harness.job import RankFailure, Report
 from scalebench.records.record import ErrorFacts, Status
 
-OOM_SIGNS = ("out of memory", "can't allocate memory", "MemoryError", "bad_alloc", "Cannot allocate memory")
+STANDSTILLS = ("Hung", "Stopped")
+TIMEOUT_KINDS = ("RuntimeError", "DistBackendError", "DistStoreError", "DistNetworkError", "TimeoutError")
+TIMEOUT = re.compile(r"\btim(?:ed|e)[- ]?out\b", re.IGNORECASE)
+"""In the words of gloo, NCCL and the stores that ranks meet through, when one waits in vain for another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,21 +37,29 @@ def success_outcome(reports: list[Report]) -> Outcome:
 
 def failure_outcome(failure: RankFailure) -> Outcome:
     """The outcome that the causing rank's failure stands for."""
-    return error_outcome(failure.rank, failure.message, failure.traceback)
+    if failure.kind == UnsupportedError.__name__:
+        return Outcome(status="unsupported", reason=failure.message)
+    error = ErrorFacts(
+        rank=failure.rank,
+        kind=failure.kind,
+        message=first_line(failure.message),
+        traceback=failure.traceback,
+        shortage=failure.shortage,
+    )
+    reason = f"rank {error.rank}: {error.kind}: {error.message}"
+    if failure.shortage:
+        reason = f"{reason} ({shortage.sentence(failure.shortage)})"
+    return Outcome(status=status_of(failure), reason=reason, error=error)
 
 
-def exception_outcome(error: Exception, rank: int) -> Outcome:
-    """The outcome that this rank's own exception stands for."""
-    return error_outcome(rank, f"{type(error).__name__}: {error}", traceback.format_exc())
+def status_of(failure: RankFailure) -> Status:
+    """`oom`, `timeout` or `failed`."""
+    if failure.shortage:
+        return "oom"
+    waited = failure.kind in TIMEOUT_KINDS and TIMEOUT.search(failure.message)
+    return "timeout" if waited or failure.kind in STANDSTILLS else "failed"
 
 
-def error_outcome(rank: int, message: str, trace: str | None) -> Outcome:
-    """Status and reason from `message`, which reads `ErrorClass: what happened`."""
-    kind, _, text = message.partition(": ")
-    text = (text or message).strip()
-    error = ErrorFacts(rank=rank, kind=kind.rsplit(".", 1)[-1], message=text.split("\n", 1)[0], traceback=trace)
-    if error.kind == UnsupportedError.__name__:
-        return Outcome(status="unsupported", reason=text)
-    if any(sign in message for sign in OOM_SIGNS):
-        return Outcome(status="oom", reason=error.message, error=error)
-    return Outcome(status="failed", reason=f"rank {rank}: {error.kind}: {error.message}", error=error)
+def first_line(text: str) -> str:
+    """The first line of `text` that says something."""
+    return next((line for line in text.strip().split("\n") if line.strip()), "")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from scalebench import data, strategies, workloads
 from scalebench.harness.job import Report
+from scalebench.harness.phase import Phase
 from scalebench.harness.placement import Place
 from scalebench.records.record import ParityFacts
 from scalebench.spec import RunSpec
@@ -98,6 +99,7 @@ class Setting:
 
     spec: RunSpec
     place: Place
+    phase: Phase
     workload: Workload
     source: SampleSource
 
@@ -126,7 +128,7 @@ class Setting:
 
     def batches(self, rank: int, world_size: int) -> Iterator[list[Batch]]:
         """The micro-batches of `rank` when `world_size` ranks share those of each step."""
-        return data.loader(
+        loader = data.loader(
             self.source,
             micro_batch=self.spec.micro_batch,
             accumulation=self.accumulation * self.place.world_size // world_size,
@@ -135,11 +137,12 @@ class Setting:
             seed=self.spec.seed,
             device=self.place.device,
         )
+        return self.phase.beating(loader)
 
 
-def check(spec: RunSpec, strategy: Strategy, place: Place) -> Report:
+def check(spec: RunSpec, strategy: Strategy, place: Place, phase: Phase) -> Report:
     """Train both ways under each optimizer and compare. Rank 0 reports the facts, and what failed as contradictions."""
-    setting = set_up(spec, place)
+    setting = set_up(spec, place, phase)
     # All of these come first: DeepSpeed replaces functions of torch in its process.
     references = {name: reference(setting, name) for name in OPTIMIZERS} if place.rank == 0 else {}
     thresholds = from_rank_0({name: found.clip_norm for name, found in references.items()})
@@ -157,13 +160,15 @@ def tolerance(spec: RunSpec) -> Tolerance:
     return TOLERANCES["fp16" if spec.tf32 and spec.device == "cuda" else spec.precision]
 
 
-def set_up(spec: RunSpec, place: Place) -> Setting:
+def set_up(spec: RunSpec, place: Place, phase: Phase) -> Setting:
     """The workload without dropout, whose random numbers depend on the rank, and its samples."""
     options = dict(spec.workload_options)
     if "dropout" in options:
         options["dropout"] = 0.0
     workload = workloads.create(spec.workload, spec.size, options)
-    return Setting(spec=spec, place=place, workload=workload, source=workload.samples(spec.data, spec.seed))
+    return Setting(
+        spec=spec, place=place, phase=phase, workload=workload, source=workload.samples(spec.data, spec.seed)
+    )
 
 
 def reference(setting: Setting, optimizer: str) -> Reference:

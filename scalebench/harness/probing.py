@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch.distributed.elastic.multiprocessing.errors import record as record_error
 
 from scalebench.errors import UserError
 from scalebench.harness.job import ProbeJob
-from scalebench.harness.launcher import Launcher, LaunchError, StartMethod, private_folder
-from scalebench.harness.lifeline import attach
+from scalebench.harness.launcher import Launcher, LaunchError, StartMethod
+from scalebench.harness.lifeline import private_folder
 from scalebench.harness.phase import Phase
 from scalebench.harness.placement import process_group, take_place
 from scalebench.harness.runner import session_name
@@ -81,21 +80,21 @@ def probe(
 def _launch(launcher: Launcher, spec: ProbeSpec) -> list[RankProbe]:
     with private_folder() as folder:
         try:
-            return launcher.launch(main, ProbeJob(spec=spec), spec.world_size, folder)
+            return launcher.launch(
+                main, ProbeJob(spec=spec), spec.world_size, folder, patience=spec.max_seconds + spec.timeout_seconds
+            )
         except LaunchError as error:
             ranks = f"{spec.world_size} rank{'s' if spec.world_size > 1 else ''}"
             raise UserError(f"the probe of {ranks} failed: {error}. Try fewer: --gpus.") from error
 
 
-@record_error
 def main(job: ProbeJob) -> RankProbe:
-    """Entry point of every rank."""
-    assert job.folder is not None
-    assert job.launcher_pid is not None
+    """What every rank does. It shows no sign of life while it measures."""
     place = take_place(job.spec)
-    attach(job.launcher_pid, job.folder, place.rank)
+    phase = Phase(job.pulse, place.rank)
+    phase.enter("joining")
     with process_group(job.spec, place, job.folder, needed=True):
-        Phase(job.folder if place.rank == 0 else None).enter("measuring")
+        phase.enter("measuring")
         deadline = time.monotonic_ns() + round(1e9 * job.spec.max_seconds)
         facts = measure(Repeats(device=place.device, deadline_ns=deadline), place.world_size)
     cuda = place.device.type == "cuda"

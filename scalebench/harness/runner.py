@@ -18,8 +18,11 @@ from scalebench.data.sampler import GlobalBatchSampler
 from scalebench.errors import UserError
 from scalebench.harness import worker
 from scalebench.harness.job import Job
-from scalebench.harness.launcher import IMPORT_ENVIRONMENT, Launcher, LaunchError, StartMethod, private_folder
-from scalebench.harness.outcome import Outcome, exception_outcome, failure_outcome, success_outcome
+from scalebench.harness.launcher import IMPORT_ENVIRONMENT, Launcher, LaunchError, StartMethod
+from scalebench.harness.lifeline import private_folder
+from scalebench.harness.outcome import Outcome, failure_outcome, success_outcome
+from scalebench.harness.rank import failure_of
+from scalebench.harness.stop import Stop, stoppable
 from scalebench.machine import Machine, detect
 from scalebench.meters.device import Sampler
 from scalebench.records.environment import collect, debug_variables_set
@@ -29,7 +32,7 @@ from scalebench.spec import PlannedRun, RunSpec
 
 
 class Progress(Protocol):
-    """Whoever watches a session; `phase` is called from another thread."""
+    """Whoever watches a session."""
 
     def session_started(self, runs: Sequence[PlannedRun]) -> None: ...
     def run_started(self, index: int, run: PlannedRun) -> None: ...
@@ -43,22 +46,25 @@ def execute(
     """Run everything planned, in order, and return the records with their paths. Every record is on disk before the
     next run.
 
-    A run that is interrupted (Ctrl-C) is recorded as such and ends the session. Raises UserError, before anything is
-    measured, when `results` cannot be written or the data of some run cannot be read or does not fill one global
-    batch.
+    Asked to stop once (Ctrl-C, SIGTERM, SIGHUP), it stops the run, records it as interrupted and returns; asked between
+    two runs, or twice, it raises KeyboardInterrupt. Raises UserError, before anything is measured, when `results`
+    cannot be written or the data of some run cannot be read or does not fill one global batch.
     """
-    check_data(runs)
-    session = Session(results, runs, detect(runs[0].spec.device), start_method)
-    progress.session_started(runs)
-    finished: list[tuple[Record, Path]] = []
-    for index, run in enumerate(runs):
-        progress.run_started(index, run)
-        record, path = session.perform(index, run, partial(progress.phase, index))
-        progress.run_ended(index, record, path)
-        finished.append((record, path))
-        if record.status == "interrupted":
-            break
-    return finished
+    with stoppable() as stop:
+        check_data(runs)
+        session = Session(results, runs, detect(runs[0].spec.device), start_method)
+        progress.session_started(runs)
+        finished: list[tuple[Record, Path]] = []
+        for index, run in enumerate(runs):
+            if stop():
+                raise KeyboardInterrupt
+            progress.run_started(index, run)
+            record, path = session.perform(index, run, partial(progress.phase, index), stop)
+            progress.run_ended(index, record, path)
+            finished.append((record, path))
+            if record.status == "interrupted":
+                break
+        return finished
 
 
 def execute_as_worker(run: PlannedRun, *, results: Path) -> tuple[Record, Path] | None:
@@ -74,7 +80,8 @@ def execute_as_worker(run: PlannedRun, *, results: Path) -> tuple[Record, Path] 
     try:
         reports = worker.work(Job(run=run), gather=True)
     except Exception as error:
-        Session(results, [run], machine).keep(run, exception_outcome(error, int(os.environ["RANK"])))
+        failure = failure_of(error, int(os.environ["RANK"]))
+        Session(results, [run], machine).keep(run, failure_outcome(failure))
         raise
     return Session(results, [run], machine).keep(run, success_outcome(reports)) if reports else None
 
@@ -101,11 +108,13 @@ class Session:
             device=device, start_method=start_method, preload=preload_for(runs), debug=self._debug
         )
 
-    def perform(self, index: int, run: PlannedRun, phase: Callable[[str], None]) -> tuple[Record, Path]:
-        """Launch one run and store its record, whatever became of it."""
+    def perform(
+        self, index: int, run: PlannedRun, phase: Callable[[str], None], stop: Stop | None = None
+    ) -> tuple[Record, Path]:
+        """Launch one run and store its record, whatever became of it; `stop` says when somebody asks to stop it."""
         started = datetime.now(UTC)
         with private_folder() as folder:
-            outcome = self._attempt(run, folder, phase)
+            outcome = self._attempt(run, folder, phase, stop or Stop())
             log = self._keep_log(run, folder) if outcome.status != "ok" or self._debug else None
         return self.keep(run, outcome, order=index, started=started, log=log)
 
@@ -123,18 +132,28 @@ class Session:
         record = self._record(order, run, outcome, log, started or ended, ended)
         return record, self._store(record)
 
-    def _attempt(self, run: PlannedRun, folder: Path, phase: Callable[[str], None]) -> Outcome:
+    def _attempt(self, run: PlannedRun, folder: Path, phase: Callable[[str], None], stop: Stop) -> Outcome:
         reason = unsupported_reason(run.spec)
         if reason:
             return Outcome(status="unsupported", reason=reason)
         sampler = Sampler(read_by="launcher", gpus=run.spec.device == "cuda")
         try:
             with sampler:
-                reports = self._launcher.launch(worker.main, Job(run=run), run.spec.world_size, folder, phase)
+                reports = self._launcher.launch(
+                    worker.main,
+                    Job(run=run),
+                    run.spec.world_size,
+                    folder,
+                    patience=run.spec.timeout_seconds,
+                    on_phase=phase,
+                    stopping=stop,
+                )
         except LaunchError as error:
             return failure_outcome(error.failure)
         except KeyboardInterrupt:
-            return Outcome(status="interrupted", reason="stopped by the user")
+            if stop.now:
+                raise
+            return Outcome(status="interrupted", reason=stop.reason)
         return success_outcome([report.with_sensors(sampler.facts()) for report in reports])
 
     def _record(
@@ -173,14 +192,14 @@ class Session:
 
     def _keep_log(self, run: PlannedRun, folder: Path) -> str | None:
         """Copy the ranks' output beside the records; returns its path relative to them."""
-        outputs = sorted(path for path in folder.glob("logs/**/*.log") if path.stat().st_size)
+        outputs = sorted(path for path in folder.glob("logs/*.log") if path.stat().st_size)
         if not outputs:
             return None
         target = self.folder / "logs" / f"{run.spec.label}-{run.spec.cell_id}-{run.kind}{run.repeat}"
         try:
             target.mkdir(parents=True, exist_ok=True)
             for path in outputs:
-                shutil.copy(path, target / f"rank{path.parent.name}-{path.name}")
+                shutil.copy(path, target)
         except OSError:
             return None  # The record matters more than its log: a full disk is reported when the record is written.
         return str(target.relative_to(self.folder))

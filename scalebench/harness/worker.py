@@ -9,14 +9,12 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
-from torch.distributed.elastic.multiprocessing.errors import record as record_error
 
 from scalebench import strategies, workloads
 from scalebench.errors import UnsupportedError
 from scalebench.harness import parity
 from scalebench.harness.diagnosis import Diagnosis, diagnose
 from scalebench.harness.job import Job, Report
-from scalebench.harness.lifeline import attach
 from scalebench.harness.loading import loader_of, with_loader_rates
 from scalebench.harness.memory_limit import limited_memory
 from scalebench.harness.phase import Phase
@@ -33,9 +31,8 @@ from scalebench.strategies.base import Strategy
 from scalebench.workloads.base import SampleSource, Workload
 
 
-@record_error
 def main(job: Job) -> Report:
-    """Entry point of every rank. Exceptions leave through the launcher's error file, so that the first one is known."""
+    """What every rank does."""
     return work(job)[0]
 
 
@@ -44,8 +41,8 @@ def work(job: Job, *, gather: bool = False) -> list[Report]:
     started_ns = time.monotonic_ns()
     spec = job.run.spec
     place = take_place(spec)
-    if job.folder and job.launcher_pid:
-        attach(job.launcher_pid, job.folder, place.rank)
+    phase = Phase(job.pulse, place.rank)
+    phase.enter("joining")
     strategy = strategies.create(spec.strategy, spec.strategy_options)
     reason = strategy.unsupported_reason(spec.train_config(), spec.device, place.world_size)
     if reason:
@@ -54,10 +51,9 @@ def work(job: Job, *, gather: bool = False) -> list[Report]:
     stages.end("process")
     with process_group(spec, place, job.folder, needed=strategy.needs_process_group):
         stages.end("process_group")
-        phase = Phase(job.folder if place.rank == 0 else None)
         if job.run.kind == "parity":
             phase.enter("comparing")
-            report = parity.check(spec, strategy, place)
+            report = parity.check(spec, strategy, place, phase)
         else:
             with own_sampler(job, place) as sampler:
                 report = measure(spec, strategy, place, phase, stages)
@@ -85,7 +81,7 @@ def measure(spec: RunSpec, strategy: Strategy, place: Place, phase: Phase, stage
     phase.enter("preparing")
     workload = workloads.create(spec.workload, spec.size, spec.workload_options)
     source = workload.samples(spec.data, spec.seed)
-    batches = loader_of(source, spec, place, spec.num_workers)
+    batches = phase.beating(loader_of(source, spec, place, spec.num_workers))
     resident_before = resident_bytes()
     stages.end("data")
     meters = Meters(place=place, phase=phase)

@@ -1,4 +1,7 @@
-"""The limits of the control group that this process is in (version 1 or 2), and what its quota cost; None without."""
+"""The control group that this process is in, version 1 or 2: its limits, what its quota cost, whom the kernel killed.
+
+None where there is none.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +47,28 @@ def free_bytes() -> int | None:
         if limit and limit < NO_LIMIT and used is not None:
             rooms.append(max(0, limit - used + _droppable(folder)))
     return min(rooms, default=None)
+
+
+def memory_limit_bytes() -> int | None:
+    """Bytes that the group, or one above it, may hold."""
+    limits = (
+        _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
+        for folder in (*_folders(""), *_folders("memory"))
+    )
+    return min((limit for limit in limits if limit and limit < NO_LIMIT), default=None)
+
+
+def oom_kills() -> int | None:
+    """Processes of the group that the kernel has killed for want of memory; of the machine, where no group counts."""
+    for path in (
+        *(folder / "memory.events" for folder in _folders("")),
+        *(folder / "memory.oom_control" for folder in _folders("memory")),
+        Path("/proc/vmstat"),
+    ):
+        for name, value in _pairs(path):
+            if name == "oom_kill":
+                return int(value)
+    return None
 
 
 def free_processes() -> int | None:

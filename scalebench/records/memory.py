@@ -51,3 +51,19 @@ class MemoryFacts(Facts):
     parameters: int | None = None
     gradients: int | None = None
     optimizer_state: int | None = None
+
+
+class ShortageFacts(Facts):
+    """What an allocation that failed asked for and what there was.
+
+    Attributes:
+        asked: by the allocation; None when the kernel killed a process without saying which allocation it was.
+        free: left at that moment.
+        limit: of the GPU, the address space, or the control group, whichever was the narrowest.
+        held: by the failing process: allocated on the GPU, else its resident set.
+    """
+
+    asked: int | None = None
+    free: int | None = None
+    limit: int | None = None
+    held: int | None = None

@@ -23,7 +23,7 @@ from scalebench.records.communication import CommunicationFacts
 from scalebench.records.device import NetworkFacts, SensorFacts
 from scalebench.records.facts import Facts
 from scalebench.records.loading import LoaderRate
-from scalebench.records.memory import MemoryFacts
+from scalebench.records.memory import MemoryFacts, ShortageFacts
 from scalebench.records.phases import PhaseFacts
 from scalebench.records.theory import TheoryFacts
 from scalebench.spec import RunSpec, Trial
@@ -204,13 +204,18 @@ class ParityFacts(Facts):
 
 
 class ErrorFacts(Facts):
-    """The first failing rank's error. `message` is one line, `traceback` the whole, `log` a path beside the record."""
+    """The first failing rank's error. `message` is one line, `traceback` the whole, `log` a path beside the record.
+
+    `kind` is an exception's class, or Killed, Exited, OutOfMemory (by a memory limit), Stopped, Hung. For a lack of
+    memory `shortage` says how much was asked for and how much there was.
+    """
 
     rank: int | None = None
     kind: str
     message: str
     traceback: str | None = None
     log: str | None = None
+    shortage: ShortageFacts | None = None
 
 
 class Record(Facts):

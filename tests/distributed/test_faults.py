@@ -1,0 +1,32 @@
+"""Faults really injected into a sweep: each is recorded as what it was, and the next run is sound.
+
+All of them, under each strategy: `python -m tests.benchmarks.faults`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.distributed.faults import FAULTS, STRATEGIES, Fault, suffer
+
+pytestmark = pytest.mark.distributed
+
+FAST = ("SIGKILL of rank 1, start", "SIGKILL of rank 0, measuring", "exception on one rank", "an allocation")
+
+
+def named(*names: str) -> list[Fault]:
+    return [fault for fault in FAULTS if fault.name.startswith(names)]
+
+
+def test_a_fault_ends_its_own_run_and_no_other(tmp_path: Path) -> None:
+    for suffered in suffer("ddp", named(*FAST, "hang in a step"), tmp_path):
+        assert not suffered.wrong
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_no_fault_harms_more_than_its_run(tmp_path: Path, strategy: str) -> None:
+    for suffered in suffer(strategy, FAULTS, tmp_path):
+        assert not suffered.wrong
