@@ -34,7 +34,7 @@ def corpus_files(data: str) -> list[Path]:
     try:
         files = [root] if root.is_file() else sorted(_walk(root))
     except OSError as error:
-        raise _unreadable(root, error) from error
+        raise _unreadable(Path(error.filename or root), error) from error
     if data == STDLIB:
         files = [file for file in files if file.suffix == ".py"]
     if not files:

@@ -67,7 +67,7 @@ def examine(family: str, checks: Sequence[Check]) -> Iterator[Result]:
         for finding in _guarded(check):
             yield Result(
                 family=family,
-                check=check.__name__.replace("_", " "),
+                check=check.__name__.replace("_", " ").strip(),
                 status=finding.status,
                 seen=finding.seen,
                 why=" ".join((inspect.getdoc(check) or "").split()),

@@ -168,8 +168,8 @@ def test_it_works_without_torch_deepspeed_pynvml_and_psutil(tmp_path: Path) -> N
     seen = statuses(found)
     assert seen["versions: torch"] == "problem"
     assert seen["collectives: gloo"] == seen["collectives: deepspeed"] == "unknown"
-    assert seen["gpus: driver"] == seen["topology: pcie"] == seen["network: import "] == "unknown"
-    assert "No module named 'psutil'" in found["network: import "][0]["seen"]
+    assert seen["gpus: driver"] == seen["topology: pcie"] == seen["network: import"] == "unknown"
+    assert "No module named 'psutil'" in found["network: import"][0]["seen"]
 
 
 @pytest.mark.parametrize(
