@@ -29,7 +29,8 @@ def measure_batch_effect(
 ) -> BatchEffect:
     """Run optimizer steps with `micro_batches` and with others in turn. Collective; it trains the model on.
 
-    `peak_bytes` is what a step of the run's own batch needs, which a larger batch needs once more.
+    `peak_bytes` is what a step of the run's own batch needs, which a larger one needs once more. A model that takes no
+    other batch is a reason to know nothing, not an error.
     """
     other = spec.micro_batch // 2 or 2 * spec.micro_batch
     reason = reason_against(spec, device, peak_bytes)
@@ -40,7 +41,10 @@ def measure_batch_effect(
         return facts
     others = [resized(batch, other) for batch in micro_batches]
     timed = cuda_nanoseconds if device.type == "cuda" else cpu_nanoseconds
-    durations = timed(step, [micro_batches, others] * (1 + PAIRS))[2:]
+    try:
+        durations = timed(step, [micro_batches, others] * (1 + PAIRS))[2:]
+    except Exception as error:
+        return facts.model_copy(update={"unknown_because": f"{type(error).__name__}: {error}"})
     return facts.model_copy(update={"own_ns": durations[::2], "other_ns": durations[1::2]})
 
 

@@ -52,6 +52,15 @@ def test_half_the_batch_or_twice_a_single_sample(
     assert found.other_ns == [FIXED + PER_SAMPLE * other * count] * 3
 
 
+def test_a_model_that_takes_no_other_batch() -> None:
+    def stubborn(micro_batches: Sequence[Batch]) -> None:
+        if len(micro_batches[0]["tokens"]) != 4:
+            raise ValueError("four, please")
+
+    found = measure_batch_effect(stubborn, batches(4), make_spec(micro_batch=4), CPU, 1000)  # type: ignore[arg-type]
+    assert (found.own_ns, found.unknown_because) == ([], "ValueError: four, please")
+
+
 def test_a_batch_is_cut_or_repeated() -> None:
     (batch,) = batches(3)
     assert resized(batch, 2)["tokens"].tolist() == [[0, 1, 2], [3, 4, 5]]
