@@ -126,7 +126,7 @@ def repeats_of(request: Request) -> int:
 
 def measure(asked: Asked, request: Request, machine: Machine, json_lines: bool) -> int:
     """Plan, run what is left of the plan, and report all of it, on this machine alone."""
-    specs = found_cells(asked, request, machine)
+    specs = found_cells(asked, request, machine, json_lines)
     runs = planned(specs, request)
     tell(describe_plan(specs, len(runs), machine))
     with reserved(results_folder(request), waiting=lambda: tell([WAITING])):
@@ -172,15 +172,19 @@ def planned(specs: Sequence[RunSpec], request: Request) -> list[PlannedRun]:
     return runs
 
 
-def found_cells(asked: Asked, request: Request, machine: Machine) -> list[RunSpec]:
-    """The cells of `request`, its search carried out. Raises UserError as `cells_of`."""
+def found_cells(asked: Asked, request: Request, machine: Machine, json_lines: bool) -> list[RunSpec]:
+    """The cells of `request`, its search carried out and told. Raises UserError as `cells_of`."""
     specs, search = cells_of(asked, request, machine), search_asked(asked, request)
     if search is None:
         return specs
     from scalebench.cli.searching import carry_out
 
     with reserved(results_folder(request), waiting=lambda: tell([WAITING])):
-        return carry_out(search, specs, request, machine, results_folder(request), anew=request.resume is False)
+        anew = request.resume is False
+        found, findings = carry_out(search, specs, request, machine, results_folder(request), anew=anew)
+    for line in findings:
+        click.echo(line, err=json_lines)
+    return found
 
 
 def search_asked(asked: Asked, request: Request) -> Search | None:

@@ -19,34 +19,36 @@ if TYPE_CHECKING:
 
 def carry_out(
     search: Search, specs: Sequence[RunSpec], request: Request, machine: Machine, results: Path, *, anew: bool
-) -> list[RunSpec]:
-    """The cells to measure, once what is open in `specs` is found (imports torch). Tells each trial and each finding.
+) -> tuple[list[RunSpec], list[str]]:
+    """The cells to measure, once what is open in `specs` is found (imports torch), and the findings. Tells each trial.
 
-    Stored trials count unless all is to be done `anew`. Raises UserError where nothing bounds the memory, and
-    KeyboardInterrupt when a person stops it.
+    Stored trials count unless all is to be done `anew`. Raises UserError for data that do not fill the smallest cell
+    and where nothing bounds the memory, KeyboardInterrupt when a person stops it.
     """
-    from scalebench.harness.runner import Session
+    from scalebench.harness.runner import Session, check_data
+    from scalebench.harness.stop import stoppable
     from scalebench.reporting.searches import findings
     from scalebench.search import driver
     from scalebench.search.start import room_bytes
     from scalebench.search.trials import Trials
 
-    if any(room_bytes(spec) is None for spec in specs):
+    if machine.device == "cpu" and any(room_bytes(spec) is None for spec in specs):
         raise UserError("nothing limits memory on this CPU. Say what a rank may have: --memory-limit 2GiB")
-    session = Session(results, [PlannedRun(spec=spec) for spec in specs], machine, request.start_method or "forkserver")
-    trials = Trials(session, None if anew else results, tell)
-    found = driver.carry_out(search, specs, request, trials)
-    for line in findings(trials.records.values()):
-        click.echo(line, err=True)
-    return found
+    runs = [PlannedRun(spec=spec) for spec in specs]
+    check_data(runs)
+    session = Session(results, runs, machine, request.start_method or "forkserver")
+    with stoppable() as stop:
+        trials = Trials(session, None if anew else results, tell, stop)
+        found = driver.carry_out(search, specs, request, trials)
+    return found, findings(trials.records.values())
 
 
 def tell(trial: Record) -> None:
     """One trial and what became of it, on standard error."""
-    from scalebench.reporting.searches import named
+    from scalebench.reporting.searches import ending, named
+    from scalebench.reporting.text import plural
     from scalebench.terminal import duration
 
     spec = trial.spec
-    ended = "fits" if trial.status == "ok" else f"{trial.status}: {trial.reason}"
-    what = f"{spec.strategy}, {spec.world_size} ranks, {spec.precision}"
-    click.echo(f"trial: {what}, {named(trial)}: {ended} ({duration(trial.wall_seconds)})", err=True)
+    what = f"{spec.strategy}, {plural(spec.world_size, 'rank')}, {spec.precision}"
+    click.echo(f"trial: {what}, {named(trial)}: {ending(trial)} ({duration(trial.wall_seconds)})", err=True)

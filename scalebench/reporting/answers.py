@@ -14,6 +14,7 @@ from scalebench.stats.ranking import LEAST_PROCESSES, Ranking, rank
 
 from .evidence import parity_failures
 from .experiments import Experiment, experiments
+from .own_best import own_best
 from .text import change, figure, listing, percent, plural, times, with_interval
 
 ADVISED_REPEATS = 5
@@ -31,9 +32,10 @@ class Answer:
 def answer(records: Iterable[Record]) -> list[str]:
     """The answer as plain lines: a heading per experiment, its findings and cautions. Empty when there is no run."""
     ran = list(records)
+    best = [experiment for experiment, _ in own_best(ran)]
     lines = [
         line
-        for found in answers(experiments(ran))
+        for found in answers([*experiments(ran), *best])
         for line in (f"{found.title}:", *(f"  {text}" for text in found.lines + found.cautions))
     ]
     return lines + parity_failures(ran)
@@ -147,7 +149,9 @@ def why_not_measured(cell: Cell) -> str:
 
 
 def _cautions(experiment: Experiment) -> list[str]:
-    """A line per kind of instability: in how many runs, the worst of them, and what to do."""
+    """A line per kind of instability: in how many runs, the worst of them, and what to do; said once of each cell."""
+    if not experiment.matched:
+        return []
     runs = [(cell, record) for cell in experiment.cells for record in cell.records if record.status == "ok"]
     found: dict[str, list[tuple[Instability, Cell]]] = {}
     for cell, record in runs:

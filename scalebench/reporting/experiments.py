@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from scalebench.analysis.cells import (
@@ -36,6 +36,7 @@ class Experiment:
         names: each cell's strategy, with the options that tell it from another cell of the same strategy.
         untrue: the cells whose strategy failed its parity check: it trained another model, so nothing may be said for
             it.
+        matched: cells are compared at equal micro-batches; False: whatever their micro-batches.
     """
 
     title: str
@@ -43,6 +44,7 @@ class Experiment:
     cells: list[Cell]
     names: dict[Cell, str]
     untrue: frozenset[Cell]
+    matched: bool = True
 
     @property
     def unit(self) -> str:
@@ -55,11 +57,17 @@ class Experiment:
         return [cell for cell in self.cells if cell.measured]
 
     def groups(self) -> list[list[Cell]]:
-        """The cells of one number of ranks and one precision, which a choice of strategy is made among."""
-        found: dict[tuple[int, str], list[Cell]] = {}
-        for cell in self.cells:
-            found.setdefault((cell.spec.world_size, cell.precision), []).append(cell)
-        return list(found.values())
+        """The cells of one number of ranks and one precision, which a choice of strategy is made among.
+
+        Where micro-batches differ, those of one that several strategies share: of the others each was measured for
+        itself.
+        """
+        groups = grouped(self.cells, lambda cell: (cell.spec.world_size, cell.precision))
+        return [alike for group in groups for alike in (self._matched(group) if self.matched else [group])]
+
+    def _matched(self, group: Sequence[Cell]) -> list[list[Cell]]:
+        alike = grouped(group, lambda cell: (cell.spec.micro_batch, cell.spec.accumulation))
+        return [cells for cells in alike if len(cells) > 1] or alike
 
 
 def experiments(records: Iterable[Record]) -> list[Experiment]:
@@ -69,8 +77,7 @@ def experiments(records: Iterable[Record]) -> list[Experiment]:
     found: dict[tuple[object, ...], list[Cell]] = {}
     for cell in cells(ran):
         found.setdefault((cell.setting(FREE_FIELDS), _batch(cell.spec)), []).append(cell)
-    groups = [sorted(members, key=_place) for members in found.values()]
-    titles = _titles(groups)
+    groups = [sorted(members, key=place_of) for members in found.values()]
     slugs = _numbered([_slug(members[0].spec) for members in groups])
     return [
         Experiment(
@@ -80,8 +87,16 @@ def experiments(records: Iterable[Record]) -> list[Experiment]:
             names=_names(members),
             untrue=frozenset(cell for cell in members if failed_parity(cell, checks)),
         )
-        for title, slug, members in zip(titles, slugs, groups, strict=True)
+        for title, slug, members in zip(titles(groups, _title), slugs, groups, strict=True)
     ]
+
+
+def grouped(members: Iterable[Cell], key: Callable[[Cell], object]) -> list[list[Cell]]:
+    """`members` of equal `key` together, in the order they come."""
+    found: dict[object, list[Cell]] = {}
+    for cell in members:
+        found.setdefault(key(cell), []).append(cell)
+    return list(found.values())
 
 
 def rank_word(spec: RunSpec) -> str:
@@ -114,7 +129,8 @@ def _batch(spec: RunSpec) -> tuple[int, ...]:
     return (spec.global_batch,) if spec.scaling == "strong" else (spec.micro_batch, spec.accumulation)
 
 
-def _place(cell: Cell) -> tuple[object, ...]:
+def place_of(cell: Cell) -> tuple[object, ...]:
+    """Where a cell stands in tables."""
     spec = cell.spec
     precision = (PRECISIONS.index(spec.precision), spec.tf32)
     return (
@@ -128,32 +144,36 @@ def _place(cell: Cell) -> tuple[object, ...]:
 
 def _title(members: Sequence[Cell]) -> str:
     spec = members[0].spec
+    return title_with(spec, _batch_title(spec), "activation checkpointing" if spec.activation_checkpointing else "")
+
+
+def _batch_title(spec: RunSpec) -> str:
     if spec.scaling == "strong":
-        batch = f"global batch {spec.global_batch}"
-    else:
-        steps = f" × {spec.accumulation} accumulated" if spec.accumulation > 1 else ""
-        batch = f"micro-batch {spec.micro_batch}{steps} per {rank_word(spec)}"
-    settings = [
-        "backend-default profile" if spec.profile != "matched" else "",
-        "compiled" if spec.compile else "",
-        "activation checkpointing" if spec.activation_checkpointing else "",
-    ]
+        return f"global batch {spec.global_batch}"
+    steps = f" × {spec.accumulation} accumulated" if spec.accumulation > 1 else ""
+    return f"micro-batch {spec.micro_batch}{steps} per {rank_word(spec)}"
+
+
+def title_with(spec: RunSpec, batch: str, last: str) -> str:
+    """What the cells of an experiment share, `batch` and `last` being what is to be said of their batch and else."""
     parts = [
         f"{spec.workload} {spec.size} on {spec.device.upper()}",
         f"{spec.scaling} scaling",
         batch,
-        *filter(None, settings),
+        "backend-default profile" if spec.profile != "matched" else "",
+        "compiled" if spec.compile else "",
+        last,
     ]
-    return ", ".join(parts)
+    return ", ".join(filter(None, parts))
 
 
 def _slug(spec: RunSpec) -> str:
     return f"{spec.workload}-{spec.size}-{spec.device}-{spec.scaling}"
 
 
-def _titles(groups: Sequence[Sequence[Cell]]) -> list[str]:
-    """A unique title per experiment: the settings in which experiments of one title differ are added to it."""
-    short = [_title(members) for members in groups]
+def titles(groups: Sequence[Sequence[Cell]], titled: Callable[[Sequence[Cell]], str]) -> list[str]:
+    """A unique title per experiment: the settings in which experiments `titled` alike differ are added to it."""
+    short = [titled(members) for members in groups]
     alike = [[_settings(other[0]) for other, t in zip(groups, short, strict=True) if t == title] for title in short]
     return _numbered(
         [
@@ -200,14 +220,19 @@ def _rivals(a: Cell, b: Cell) -> bool:
 
 
 def _name(cell: Cell, rivals: Sequence[Cell]) -> str:
-    spec = cell.spec
-    options = [f"{key}={_option_text(value)}" for key, value in sorted(spec.strategy_options.items())]
     fields = [
-        f"{field}={getattr(spec, field)}"
+        field
         for field in ("grad_sync", "micro_batch", "accumulation")
-        if any(getattr(other.spec, field) != getattr(spec, field) for other in rivals)
+        if any(getattr(other.spec, field) != getattr(cell.spec, field) for other in rivals)
     ]
-    return spec.strategy + (f" ({', '.join(options + fields)})" if options or fields else "")
+    return spec_name(cell.spec, fields)
+
+
+def spec_name(spec: RunSpec, fields: Iterable[str] = ()) -> str:
+    """The strategy with its options and `fields`: `fsdp (prefetch=2, micro_batch=8)`."""
+    options = [f"{key}={_option_text(value)}" for key, value in sorted(spec.strategy_options.items())]
+    told = [*options, *(f"{field}={getattr(spec, field)}" for field in fields)]
+    return spec.strategy + (f" ({', '.join(told)})" if told else "")
 
 
 def _option_text(value: object) -> str:

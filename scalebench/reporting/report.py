@@ -17,6 +17,7 @@ from .experiments import Experiment, experiments, hardware, hardware_name
 from .loading import data_loading
 from .markdown import bullets, heading, image, markdown_table
 from .outcomes import outcomes
+from .own_best import own_best
 from .plots import drawing_settings, save, write_plots
 from .probe import probe_tables
 from .probe_plots import probe_plots
@@ -56,9 +57,13 @@ def _runs(
     if not records:
         return
     parity = [record for record in records if record.kind == "parity"]
-    yield from _answer(found, parity)
+    best = own_best(records)
+    yield from _answer([*found, *(experiment for experiment, _ in best)], parity)
     for experiment in found:
         yield from _experiment(experiment, parity, plots[experiment], probes)
+    for experiment, made in best:
+        yield heading(2, experiment.title)
+        yield from _section(made, level=3)
     yield from _section(search_table(records))
     yield from _section(rules_of_thumb(found))
     yield from _section(evidence.parity(parity))

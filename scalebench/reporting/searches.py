@@ -9,7 +9,7 @@ from scalebench.records.record import Record
 
 from .experiments import rank_word
 from .table import RANK_WORDS, Table, table
-from .text import UNKNOWN, listing, plural, with_interval
+from .text import UNKNOWN, figure, listing, plural, size, with_interval
 
 NOTE = (
     "Every value was tried by short runs of all ranks, which are no measurements: throughput is of one run each, its "
@@ -43,9 +43,21 @@ def named(trial: Record) -> str:
     return f"{trial.spec.size} ({value_of(trial):,} parameters)"
 
 
+def ending(trial: Record) -> str:
+    """`fits`, its throughput if it was timed, or why it does not: `oom: 8 MiB asked, 5 MiB free`."""
+    if trial.status == "ok":
+        timed = throughput(trial) if trial.spec.steps is None and trial.workload else None
+        return f"fits, {figure(timed.value)} {trial.workload.item}s/s" if timed and trial.workload else "fits"
+    shortage = trial.error.shortage if trial.error else None
+    if shortage is None or shortage.asked is None:
+        return f"{trial.status}: {trial.reason}"
+    free = f", {size(shortage.free)} free" if shortage.free is not None else ""
+    return f"{trial.status}: {size(shortage.asked)} asked{free}"
+
+
 def _edge(searched: Searched) -> str:
     largest, refused = searched.largest, searched.refused
-    why = f"{named(refused)}: {refused.status}: {refused.reason}" if refused else ""
+    why = f"{named(refused)}: {ending(refused)}" if refused else ""
     if largest is None:
         return f"nothing fits ({why})"
     return f"{named(largest)} is the largest that fits ({why or 'the data holds no more'})"
@@ -71,7 +83,7 @@ def _row(searched: Searched) -> dict[str, str]:
         "global batch": str(spec.global_batch) if spec.scaling == "strong" else UNKNOWN,
         "largest that fits": named(largest) if largest else "nothing",
         "does not": named(refused) if refused else UNKNOWN,
-        "because": f"{refused.status}: {refused.reason}" if refused else UNKNOWN,
+        "because": ending(refused) if refused else UNKNOWN,
         "fastest": named(fastest) if fastest else UNKNOWN,
         "items/s": with_interval(throughput(fastest)) if fastest else UNKNOWN,
         "trials": str(len(searched.trials)),

@@ -24,19 +24,20 @@ from .text import Show, known, milliseconds, percent, times, with_interval
 def speed(experiment: Experiment, parity: Sequence[Record]) -> Table | None:
     """Throughput, per rank, step time, contract and parity of each measured cell; a group's shown winner in bold."""
     winners = {
-        (group[0].spec.world_size, group[0].precision): ranking.winner
+        cell
         for group in experiment.groups()
         if (ranking := group_ranking(experiment, group))
+        for cell in group
+        if experiment.names[cell] == ranking.winner
     }
     item, unit = experiment.cells[0].item, experiment.unit
     rows = []
     for cell in experiment.measured:
         name, rate = experiment.names[cell], cell.throughput
-        won = winners.get((cell.spec.world_size, cell.precision)) == name
         rows.append(
             place(experiment, cell)
             | {
-                "strategy": f"**{name}**" if won else name,
+                "strategy": f"**{name}**" if cell in winners else name,
                 f"{item}/s": with_interval(rate),
                 f"{item}/s per {unit}": known(rate.value / cell.spec.world_size if rate else None),
                 "step median, ms": with_interval(step_median(cell), milliseconds),

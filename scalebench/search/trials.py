@@ -9,6 +9,7 @@ from scalebench import workloads
 from scalebench.analysis.trials import items_per_second
 from scalebench.harness.resume import standing
 from scalebench.harness.runner import Session
+from scalebench.harness.stop import Stop
 from scalebench.records.record import Record, Status
 from scalebench.search.question import Question
 from scalebench.spec import PlannedRun, RunSpec, Trial
@@ -29,10 +30,13 @@ class Trials:
         session: whose launcher and folder they use.
         results: where stored ones are looked for; None: nowhere.
         tell: called with each trial's record.
+        stop: says when somebody asks to stop.
     """
 
-    def __init__(self, session: Session, results: Path | None, tell: Callable[[Record], None]) -> None:
-        self._session, self._results, self._tell = session, results, tell
+    def __init__(
+        self, session: Session, results: Path | None, tell: Callable[[Record], None], stop: Stop | None = None
+    ) -> None:
+        self._session, self._results, self._tell, self._stop = session, results, tell, stop or Stop()
         self.records: dict[RunSpec, Record] = {}
         self._refused: set[RunSpec] = set()
 
@@ -64,8 +68,8 @@ class Trials:
     def _made(self, run: PlannedRun) -> Record:
         for repeat in range(TRIES):
             again = run.model_copy(update={"repeat": repeat})
-            record, _ = self._session.perform(len(self.records), again, lambda phase: None)
-            if record.status == "interrupted":
+            record, _ = self._session.perform(len(self.records), again, lambda phase: None, self._stop)
+            if self._stop() or record.status == "interrupted":
                 raise KeyboardInterrupt
             if record.status not in AGAIN:
                 break

@@ -124,9 +124,12 @@ def test_the_command_measures_the_fastest_and_names_both(
         *("--repeats", "1", "--results", str(tmp_path)),
     ]
     assert main.exit_code(words) == 0
-    told = capsys.readouterr().err
+    told = capsys.readouterr().out
     records = load_records(tmp_path).records
     (measured,) = [record for record in records if record.kind == "run"]
-    fitting = [record.spec.micro_batch for record in records if record.kind == "trial" and record.status == "ok"]
-    assert f"micro-batch {max(fitting)} is the largest that fits (micro-batch {max(fitting) + 1}: oom" in told
+    trials = [(record.spec.micro_batch, record.status) for record in records if record.trial]
+    refused = {value for value, status in trials if status == "oom"}
+    largest = max(value for value, _ in trials if value < min(refused))
+    assert largest + 1 in refused
+    assert f"micro-batch {largest} is the largest that fits (micro-batch {largest + 1}: oom" in told
     assert f"; {measured.spec.micro_batch} is the fastest of" in told

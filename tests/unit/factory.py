@@ -15,7 +15,7 @@ from scalebench.records.record import (
     WindowFacts,
     WorkloadFacts,
 )
-from scalebench.spec import RunSpec
+from scalebench.spec import RunSpec, Trial
 
 ENVIRONMENT: dict[str, object] = {
     "host": "host-a",
@@ -134,6 +134,12 @@ def make_contract(spec: RunSpec) -> Contract:
 def make_repeats(spec: RunSpec, step_seconds: Sequence[float], **fields: Any) -> list[Record]:
     """One record per fresh process, of step times `step_seconds`."""
     return [make_record(spec, seconds, **{"repeat": i, "order": i, **fields}) for i, seconds in enumerate(step_seconds)]
+
+
+def make_trial(spec: RunSpec, step_seconds: float = 0.01, *, search: str = "a", **fields: Any) -> Record:
+    """A trial of a search for the micro-batch: the few steps that show whether it fits, unless `spec` times more."""
+    trial = Trial(sought="micro_batch", value=spec.micro_batch, search=search)
+    return make_record(spec, step_seconds, **{"kind": "trial", "trial": trial} | fields)
 
 
 def make_parity(spec: RunSpec, passed: bool = True, **fields: Any) -> Record:

@@ -19,7 +19,7 @@ from scalebench.records.record import Record
 from scalebench.records.theory import TheoryFacts
 from scalebench.reporting import report
 from scalebench.scheme import scheme_of
-from tests.unit.factory import ENVIRONMENT, make_parity, make_record, make_spec
+from tests.unit.factory import ENVIRONMENT, make_parity, make_record, make_spec, make_trial
 from tests.unit.test_exchange import MODEL, seen
 from tests.unit.test_memory_report import facts as memory_facts
 from tests.unit.test_probe import make_facts, make_probe
@@ -73,13 +73,21 @@ def everything(device: str = "cpu") -> tuple[list[Record], list[Probe]]:
         )
     ]
     records = [filled(make_record(spec, 1.0, unmatched=["no buckets"])) for spec in specs]
+    other = {"world_size": 2, "micro_batch": 1, "accumulation": 2, "scaling": "strong"}
+    records.append(filled(make_record(make_spec(**fields | other), 2.0)))
+    length = {"steps": None, "target_precision": 0.02, "max_seconds": 5.0, "warmup_steps": 2}
+    timed = make_spec(**fields, scaling="strong", micro_batch=2, accumulation=2, **length)
+    trials = [
+        make_trial(make_spec(**fields, scaling="strong", micro_batch=4), status="oom", reason="full"),
+        make_trial(timed, 0.5),
+    ]
     failed = make_record(make_spec(**fields, world_size=2), status="oom", reason="full", repeat=1)
     parity = make_parity(make_spec(**fields, world_size=2))
     long = [1.0 + 0.01 * (k % 7) for k in range(122)]
     elsewhere = make_record(
         make_spec(**fields, steps=120), long, session="s2", environment=ENVIRONMENT | {"python": "3.12"}
     )
-    return [*records, failed, parity, elsewhere], [filled_probe(device)]
+    return [*records, *trials, failed, parity, elsewhere], [filled_probe(device)]
 
 
 def filled(record: Record) -> Record:
