@@ -11,8 +11,9 @@ from .device import HELD_BACK, gpu_state
 from .steps import MOST_OFF_THE_WALL, foreign_cpu_cores, sum_over_wall, window
 from .unsteady import Instability, of_steps
 
-BUSY_CORES = 0.3
-"""Foreign load on the cores of CPU ranks. A program that wants a core which a rank wants too gets half of it."""
+BUSY_CORES, BUSY_SHARE = 0.4, 0.05
+"""Load of others in cores, and of all the host's cores. On two cores quiet runs showed up to 0.29, their own launcher's
+end and beginning among them, and runs beside one busy program 0.50 and more; many cores always have some load."""
 LEAST_THROTTLED = 0.1
 """Share of the window in which clocks were held back."""
 LEAST_WITHHELD = 0.01
@@ -36,8 +37,9 @@ def of_machine(record: Record) -> Iterator[Instability]:
 
 def taken_cpu(record: Record) -> Instability | None:
     """Other programs ran on the cores of CPU ranks."""
-    cores = foreign_cpu_cores(record)
-    if record.spec.device != "cpu" or cores is None or cores < BUSY_CORES:
+    cores, there_are = foreign_cpu_cores(record), record.environment.get("cores")
+    least = max(BUSY_CORES, BUSY_SHARE * there_are) if isinstance(there_are, int) else BUSY_CORES
+    if record.spec.device != "cpu" or cores is None or cores < least:
         return None
     return Instability(
         kind="CPU taken by others",

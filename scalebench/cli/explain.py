@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ def explain(words: tuple[str, ...], results: Path) -> None:
     the file of a record. Several cells get a sentence each; without CELL all of them do.
     """
     from scalebench.records.store import load_records
-    from scalebench.reporting.bottleneck import explanation, in_one_line
+    from scalebench.reporting.bottleneck import explanation
     from scalebench.reporting.experiments import experiments
 
     files = [Path(word) for word in words if word.endswith(".json")]
@@ -47,10 +48,17 @@ def explain(words: tuple[str, ...], results: Path) -> None:
     records = [record for each in loaded for record in each.records]
     placed = [(experiment, cell) for experiment in experiments(records) for cell in experiment.cells]
     chosen = matching(placed, [word for word in words if not word.endswith(".json")])
-    for experiment, cell in chosen:
-        lines = explanation(experiment, cell, probes) if len(chosen) == 1 else [in_one_line(experiment, cell, probes)]
-        for line in lines:
-            click.echo(line)
+    for line in explanation(*chosen[0], probes) if len(chosen) == 1 else several(chosen, probes):
+        click.echo(line)
+
+
+def several(chosen: Sequence[Placed], probes: Sequence[Probe]) -> Iterator[str]:
+    """A line per cell, under the title of its experiment."""
+    from scalebench.reporting.bottleneck import in_one_line
+
+    for experiment, group in groupby(chosen, key=lambda placed: placed[0]):
+        yield f"{experiment.title}:"
+        yield from (f"  {in_one_line(experiment, cell, probes)}" for _, cell in group)
 
 
 def matching(placed: Sequence[Placed], words: Sequence[str]) -> list[Placed]:

@@ -21,8 +21,8 @@ Finished = Sequence[tuple[Record, Path]]
 
 REMEDIES = {
     "oom": "Use a smaller --micro-batch, --activation-checkpointing, or a strategy that shards more.",
-    "timeout": "Raise --timeout, or look at each rank with --debug.",
-    "failed": "See the record's error and log; --debug keeps a log per rank.",
+    "timeout": "Raise --timeout, look at each rank with --debug, or at the machine with `scalebench doctor`.",
+    "failed": "See the record's error and log; --debug keeps a log per rank, `scalebench doctor` looks at the machine.",
 }
 NAMED_CELLS = 4
 """As many as a line may name."""

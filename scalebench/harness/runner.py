@@ -191,8 +191,8 @@ class Session:
         )
 
     def _keep_log(self, run: PlannedRun, folder: Path) -> str | None:
-        """Copy the ranks' output beside the records; returns its path relative to them."""
-        outputs = sorted(path for path in folder.glob("logs/*.log") if path.stat().st_size)
+        """Copy the ranks' output beside the records, empty files when debugging only; its path relative to them."""
+        outputs = sorted(path for path in folder.glob("logs/*.log") if path.stat().st_size or self._debug)
         if not outputs:
             return None
         target = self.folder / "logs" / f"{run.spec.label}-{run.spec.cell_id}-{run.kind}{run.repeat}"

@@ -23,7 +23,7 @@ def limits(experiment: Experiment, probes: Sequence[Probe] = ()) -> Table | None
     """A row per cell: what limits it, and what to try."""
     rows = [
         place(experiment, cell)
-        | {"strategy": experiment.names[cell], "what limits it": f"{sentence(found)}", "to try": remedy(found)}
+        | {"strategy": experiment.names[cell], "what limits it": sentence(found), "to try": remedy(found)}
         for cell in experiment.measured
         if (found := explain(typical(cell), probes))
     ]

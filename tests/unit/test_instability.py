@@ -110,6 +110,8 @@ def test_cpu_taken_by_others() -> None:
     """2 s of window on one rank that used 2 s; everybody used 3."""
     record = with_rank(run_of(calm()), cpu_seconds=2.0, host_busy_seconds=3.0)
     assert only(record).kind == "CPU taken by others"
+    large = record.model_copy(update={"environment": record.environment | {"cores": 64}})
+    assert instabilities(large) == [], "half a core of 64 is nothing"
     assert instabilities(with_rank(run_of(calm()), cpu_seconds=2.0, host_busy_seconds=2.2)) == []
 
 

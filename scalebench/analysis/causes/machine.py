@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 from scalebench.analysis.cores import core_waits, withheld
@@ -49,20 +51,22 @@ def withheld_cpu(run: Run) -> Judgement:
 
 
 def cpu_taken(run: Run) -> Judgement:
-    """What every rank waited for a core that others used. (What one rank alone waited makes it a slow one.)"""
+    """What every rank waited for a core that others used: to keep all waiting they must run on as many cores.
+
+    (What one rank alone waited makes it a slow one.)
+    """
     if run.record.spec.device != "cpu":
         return None
     waits, others = core_waits(run.record), foreign_cpu_cores(run.record)
     if waits is None or others is None:
         return Unknown(cause="CPU taken by others", reason="the system told no waits for a core, or no load of others")
-    waited = min(waits) / run.window.whole_steps
-    own = ", the ranks' own among them" if run.record.oversubscribed else ""
+    waited, ranks = min(waits) / run.window.whole_steps, Counter(rank.host for rank in run.ranks)
     return Limit(
         cause="CPU taken by others",
-        seconds=min(waited, others * run.step_seconds),
+        seconds=min(waited, others * run.step_seconds / max(ranks.values())),
         doing="waits for a core that others use",
-        evidence=f"every rank waits {milliseconds(waited)} of a step for one; others kept {others:.2g} cores busy{own}",
-        remedy="no more ranks than cores (--gpus)" if own else "end other programs (top shows them)",
+        evidence=f"every rank waits {milliseconds(waited)} of a step for one; others kept {others:.2g} cores busy",
+        remedy="end other programs (top shows them)",
     )
 
 

@@ -68,8 +68,9 @@ def slow_rank(run: Run) -> Judgement:
 
 
 def waited_for_core(run: Run, rank: int) -> float:
-    """Seconds of a step for which `rank` waited longer for a core than the others; 0 where it is not known."""
-    waits = core_waits(run.record)
+    """Seconds of a step for which `rank` waited longer for a core than the others; 0 where it is not known or does not
+    matter, as on a GPU."""
+    waits = core_waits(run.record) if run.record.spec.device == "cpu" else None
     return max(0.0, lead(waits, rank)) / run.window.whole_steps if waits else 0.0
 
 
