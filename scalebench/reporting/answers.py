@@ -18,6 +18,8 @@ from .own_best import own_best
 from .text import change, figure, listing, percent, plural, times, with_interval
 
 ADVISED_REPEATS = 5
+WITHIN_RUN = {"too short", "imprecise"}
+"""Instabilities that concern one run's own interval alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,14 +151,18 @@ def why_not_measured(cell: Cell) -> str:
 
 
 def _cautions(experiment: Experiment) -> list[str]:
-    """A line per kind of instability: in how many runs, the worst of them, and what to do; said once of each cell."""
+    """A line per kind of instability: in how many runs, the worst of them, and what to do; said once of each cell.
+
+    That one run's own interval cannot be trusted is no caution where the interval is one over several runs.
+    """
     if not experiment.matched:
         return []
     runs = [(cell, record) for cell in experiment.cells for record in cell.records if record.status == "ok"]
     found: dict[str, list[tuple[Instability, Cell]]] = {}
     for cell, record in runs:
         for one in instabilities(record):
-            found.setdefault(one.kind, []).append((one, cell))
+            if one.kind not in WITHIN_RUN or len(cell.measured) < LEAST_PROCESSES:
+                found.setdefault(one.kind, []).append((one, cell))
     return [_caution(experiment, instances, len(runs)) for instances in found.values()]
 
 

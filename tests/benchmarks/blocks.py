@@ -41,8 +41,8 @@ ORDER = ("tested", "reference", "reference", "tested")
 Span = tuple[int, int]
 """Start and end of one block on one rank, CLOCK_MONOTONIC in ns."""
 Block = Callable[[], Span]
-Build = Callable[[RunSpec, Place], dict[str, Block]]
-"""Makes both sides, `tested` and `reference`, in a rank."""
+Build = Callable[[RunSpec, Place, int], dict[str, Block]]
+"""Makes both sides, `tested` and `reference`, in a rank; blocks have the given number of steps."""
 
 
 class Launch(BaseModel):
@@ -75,7 +75,13 @@ class Study(BaseModel):
 
 
 def measure(
-    cells: Sequence[Cell], build: Build, launches: int, steps: int, results: Path, tell: Callable[[str], None]
+    cells: Sequence[Cell],
+    build: Build,
+    launches: int,
+    steps: int,
+    results: Path,
+    tell: Callable[[str], None],
+    block_steps: int = BLOCK_STEPS,
 ) -> Study:
     """`launches` launches of each cell with about `steps` steps of each side. All is on disk after each launch."""
     results.mkdir(parents=True, exist_ok=True)
@@ -84,37 +90,37 @@ def measure(
     for number in range(launches):
         for cell in cells:
             tell(f"launch {number + 1} of {launches}: {cell.strategy} on {cell.ranks}")
-            study.launches.append(launch(cell, build, steps))
+            study.launches.append(launch(cell, build, steps, block_steps))
             (results / "blocks.json").write_text(study.model_dump_json(indent=1) + "\n")
     return study
 
 
-def launch(cell: Cell, build: Build, steps: int) -> Launch:
+def launch(cell: Cell, build: Build, steps: int, block_steps: int) -> Launch:
     """Fresh processes, one for each rank, forked from a server that has imported everything."""
-    rounds = max(1, round(steps / BLOCK_STEPS / 2))
+    rounds = max(1, round(steps / block_steps / 2))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["scalebench.harness.preload", "scalebench.harness.preload_deepspeed", __name__])
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(cell.ranks, context) as pool:
-        work = partial(rank_main, cell.spec(1, 1), build, rounds, folder)
+        work = partial(rank_main, cell.spec(1, 1), build, block_steps, rounds, folder)
         spans = list(pool.map(work, range(cell.ranks)))
     sides = ORDER * rounds
-    seconds = [job_seconds(block) for block in zip(*spans, strict=True)]
+    seconds = [job_seconds(block) / block_steps for block in zip(*spans, strict=True)]
     chosen = {side: [s for s, of in zip(seconds, sides, strict=True) if of == side] for side in set(ORDER)}
     return Launch(cell=cell, **chosen)
 
 
 def job_seconds(ranks: Sequence[Span]) -> float:
-    """Seconds per step of one block of the whole job: from the last rank's start to the last rank's end."""
-    return (max(end for _, end in ranks) - max(start for start, _ in ranks)) / BLOCK_STEPS / 1e9
+    """Seconds of one block of the whole job: from the last rank's start to the last rank's end."""
+    return (max(end for _, end in ranks) - max(start for start, _ in ranks)) / 1e9
 
 
-def rank_main(spec: RunSpec, build: Build, rounds: int, folder: str, rank: int) -> list[Span]:
+def rank_main(spec: RunSpec, build: Build, block_steps: int, rounds: int, folder: str, rank: int) -> list[Span]:
     """One rank: both sides built in the same process group, then their blocks in turn."""
     warnings.simplefilter("ignore", FutureWarning)  # of torch, about what DeepSpeed calls
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(spec.world_size))
     place = take_place(spec)
     with process_group(spec, place, Path(folder), needed=spec.strategy != "single"):
-        return alternate(build(spec, place), rounds)
+        return alternate(build(spec, place, block_steps), rounds)
 
 
 def alternate(blocks: Mapping[str, Block], rounds: int) -> list[Span]:
@@ -123,16 +129,16 @@ def alternate(blocks: Mapping[str, Block], rounds: int) -> list[Span]:
     return [blocks[side]() for side in ORDER * rounds]
 
 
-def both_loops(spec: RunSpec, place: Place) -> dict[str, Block]:
+def both_loops(spec: RunSpec, place: Place, steps: int) -> dict[str, Block]:
     """scalebench's step and loop, and the bare script's."""
-    return {"tested": scalebench_block(spec, place), "reference": bare_block(spec, place)}
+    return {"tested": scalebench_block(spec, place, steps), "reference": bare_block(spec, place, steps)}
 
 
-def scalebench_block(spec: RunSpec, place: Place) -> Block:
+def scalebench_block(spec: RunSpec, place: Place, steps: int) -> Block:
     step, batches = prepared(spec, place)
 
     def block() -> Span:
-        timeline = run_steps(step, batches, BLOCK_STEPS, HostClock(), ready=partial(barrier, place.device))
+        timeline = run_steps(step, batches, steps, HostClock(), ready=partial(barrier, place.device))
         return timeline.start_ns, timeline.step_end_ns[-1]
 
     return block
@@ -152,7 +158,7 @@ def prepared(spec: RunSpec, place: Place) -> tuple[TrainStep, Iterator[Sequence[
     return strategies.create(spec.strategy).prepare(workload, spec.train_config(), place.device), batches
 
 
-def bare_block(spec: RunSpec, place: Place) -> Block:
+def bare_block(spec: RunSpec, place: Place, steps: int) -> Block:
     train = bare.prepare(spec.strategy, spec.size, spec.seed)
     batches = bare.make_batches(spec.size, spec.micro_batch, spec.seed, place.rank, place.world_size)
 
@@ -160,7 +166,7 @@ def bare_block(spec: RunSpec, place: Place) -> Block:
         with collection_paused():
             barrier(place.device)
             start_ns = time.monotonic_ns()
-            _, ends = bare.loop(train, batches, BLOCK_STEPS)
+            _, ends = bare.loop(train, batches, steps)
             return start_ns, ends[-1]
 
     return block

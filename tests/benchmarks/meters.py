@@ -19,7 +19,7 @@ from pathlib import Path
 import click
 
 from scalebench.harness.loop import collection_paused, run_steps
-from scalebench.harness.phase import Phase
+from scalebench.harness.phase import Phase, Pulse
 from scalebench.harness.placement import Place, barrier
 from scalebench.harness.window import Meters
 from scalebench.machine import visible_gpus
@@ -27,17 +27,19 @@ from scalebench.meters.clock import HostClock
 from scalebench.meters.device import Sampler
 from scalebench.spec import RunSpec
 from tests.benchmarks import blocks
-from tests.benchmarks.blocks import BLOCK_STEPS, Block, Span
+from tests.benchmarks.blocks import Block, Span
 from tests.benchmarks.pairs import Cell
 
 TARGET = 1.02
+BLOCK_STEPS = 40
+"""Enough for the sensors to be read as often as in a run: the first reading comes as soon as a block begins."""
 CELLS = "single:1,ddp:1,ddp:2,fsdp:2"
 
 
 @click.command(help=__doc__)
 @click.option("--cells", default=CELLS, show_default=True, metavar="STRATEGY:RANKS,...")
 @click.option("--launches", default=6, show_default=True, help="Of fresh ranks, for each cell.")
-@click.option("--steps", default=160, show_default=True, help="Of each side in each launch.")
+@click.option("--steps", default=320, show_default=True, help="Of each side in each launch.")
 @click.option("--results", type=click.Path(path_type=Path), default=Path("results/meters"), show_default=True)
 @click.option("--show", is_flag=True, help="Measure nothing; print the table of the facts in --results.")
 def main(cells: str, launches: int, steps: int, results: Path, show: bool) -> None:
@@ -45,7 +47,7 @@ def main(cells: str, launches: int, steps: int, results: Path, show: bool) -> No
         with tempfile.TemporaryDirectory() as folder:
             provide_gpus(Path(folder))
             chosen = [Cell.parse(text) for text in cells.split(",")]
-            blocks.measure(chosen, both_sides, launches, steps, results, partial(click.echo, err=True))
+            blocks.measure(chosen, both_sides, launches, steps, results, partial(click.echo, err=True), BLOCK_STEPS)
     print(blocks.table(blocks.Study.read(results).launches, "without", "with", lambda cell: TARGET))
 
 
@@ -57,15 +59,16 @@ def provide_gpus(folder: Path) -> None:
         os.environ |= {"LD_LIBRARY_PATH": str(build(folder)), "FAKE_NVML_GPUS": "8"}
 
 
-def both_sides(spec: RunSpec, place: Place) -> dict[str, Block]:
+def both_sides(spec: RunSpec, place: Place, steps: int) -> dict[str, Block]:
     """Blocks of the very same step and batches, with meters and without."""
     step, batches = blocks.prepared(spec, place)
-    meters = Meters(place=place, phase=Phase(None))
+    phase = Phase(Pulse(place.world_size), place.rank)
+    meters, watched = Meters(place=place, phase=phase), phase.beating(batches)
 
     def metered() -> Span:
         with Sampler(read_by="rank", gpus=True):
             meters.open()
-            timeline = run_steps(step, batches, BLOCK_STEPS, HostClock(), ready=partial(barrier, place.device))
+            timeline = run_steps(step, watched, steps, HostClock(), ready=partial(barrier, place.device))
             meters.close()
         return timeline.start_ns, timeline.end_ns
 
@@ -73,7 +76,7 @@ def both_sides(spec: RunSpec, place: Place) -> dict[str, Block]:
         with collection_paused():
             barrier(place.device)
             start_ns = time.monotonic_ns()
-            for _ in range(BLOCK_STEPS):
+            for _ in range(steps):
                 step(next(batches))
             return start_ns, time.monotonic_ns()
 

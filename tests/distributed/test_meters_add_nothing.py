@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -16,7 +15,7 @@ import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scalebench.harness.loop import kept, run_steps
-from scalebench.harness.phase import Phase
+from scalebench.harness.phase import Phase, Pulse
 from scalebench.harness.placement import Place
 from scalebench.harness.window import Meters
 from scalebench.meters.clock import HostClock
@@ -74,14 +73,14 @@ def noting(original: Callable[..., Any], calls: Counter[str], name: str) -> Call
     return noted
 
 
-def with_and_without(names: Sequence[str], folder: str) -> list[tuple[Counter[str], Counter[str]]]:
+def with_and_without(names: Sequence[str]) -> list[tuple[Counter[str], Counter[str]]]:
     """Per strategy what some steps ran in a window with all meters and in a bare loop."""
     toy, found = Toy(), []
     for name in names:
         step = prepare(name, toy_config("adamw"), toy)
         batches = (toy.share(index, rank(), 2) for index in range(1000))
         bare(step, batches)
-        found.append((counted(partial(window, step, batches, folder)), counted(partial(bare, step, batches))))
+        found.append((counted(partial(window, step, batches)), counted(partial(bare, step, batches))))
         step.close()
     return found
 
@@ -92,18 +91,18 @@ def bare(step: TrainStep, batches: Iterator[Sequence[Batch]]) -> None:
         step.grad_norm()
 
 
-def window(step: TrainStep, batches: Iterator[Sequence[Batch]], folder: str) -> None:
+def window(step: TrainStep, batches: Iterator[Sequence[Batch]]) -> None:
     place = Place(rank=rank(), local_rank=rank(), world_size=2, device=CPU)
-    meters = Meters(place=place, phase=Phase(Path(folder)))
+    meters = Meters(place=place, phase=Phase(Pulse(place.world_size), place.rank))
     with Sampler(read_by="rank", gpus=True):
         run_steps(step, batches, STEPS, HostClock(), ready=meters.open)
         meters.close()
 
 
 @pytest.mark.distributed
-def test_a_window_runs_its_steps_operators_and_no_others(tmp_path: Path) -> None:
+def test_a_window_runs_its_steps_operators_and_no_others() -> None:
     """But for each step's loss and norm, which on a CPU are read as numbers: that waits for nothing there."""
-    for found in run_ranks(with_and_without, 2, STRATEGIES, str(tmp_path)):
+    for found in run_ranks(with_and_without, 2, STRATEGIES):
         assert len(found) == len(STRATEGIES)
         for inside, outside in found:
             inside.subtract({READ_NUMBER: 2 * STEPS})
