@@ -50,8 +50,8 @@ def spread(counts: Iterable[int]) -> str:
 
 
 def counted(words: Iterable[str]) -> str:
-    """`3× precise, 2× time was up`; `none` for no words."""
-    return ", ".join(f"{count}× {word}" for word, count in Counter(words).items()) or "none"
+    """`precise (3), time was up (2)`; `none` for no words."""
+    return ", ".join(f"{word} ({count})" for word, count in Counter(words).items()) or "none"
 
 
 def _baselines(experiment: Experiment) -> list[str]:

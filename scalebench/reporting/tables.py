@@ -101,7 +101,8 @@ def precision(experiment: Experiment) -> Table | None:
         }
         for cell, gain in gains
     ]
-    return table("Precision", rows)
+    compared = any(gain.speedup.estimate or gain.memory_ratio.estimate for _, gain in gains)
+    return table("Precision", rows) if compared else None
 
 
 def step_median(cell: Cell) -> Estimate | None:

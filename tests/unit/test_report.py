@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,24 @@ def test_every_plot_is_a_picture_with_something_in_it(tmp_path: Path) -> None:
         pixels = matplotlib.image.imread(path)
         assert min(pixels.shape[:2]) > 200
         assert len({tuple(pixel) for pixel in pixels[::7, ::7, :3].reshape(-1, 3).tolist()}) > 10
+
+
+def test_16_bit_alone_is_compared_with_nothing(tmp_path: Path) -> None:
+    records = [record for record in sweep() if record.spec.precision == "bf16"]
+    assert "### Precision" not in write_report(records, tmp_path).read_text()
+
+
+def test_what_failed_its_parity_check_is_not_in_bold(tmp_path: Path) -> None:
+    spec = make_spec(strategy="ddp", world_size=2)
+    records = [record for record in sweep() if record.kind == "run"]
+    assert "**ddp**" in write_report(records, tmp_path).read_text()
+    fp32 = next(
+        line
+        for line in write_report([*records, make_parity(spec, passed=False)], tmp_path).read_text().splitlines()
+        if re.match(r"\| 2 +\| fp32 +\| \**ddp", line)
+    )
+    assert "**" not in fp32
+    assert "FAILED" in fp32
 
 
 def test_without_parity_records_the_report_says_na(tmp_path: Path) -> None:
