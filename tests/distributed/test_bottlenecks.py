@@ -86,8 +86,8 @@ def test_cores_under_a_quota(tmp_path: Path) -> None:
 def test_a_slow_link(tmp_path: Path) -> None:
     try:
         with namespaces(2) as hosts:
-            limit_rate(hosts, "200mbit")
-            record = run_on_hosts(hosts, tiny(**STEPS), tmp_path)
+            limit_rate(hosts, "300mbit")
+            record = run_on_hosts(hosts, tiny(**STEPS | {"steps": 12}), tmp_path)
     except PermissionError as error:
         pytest.skip(str(error))
     assert "all_reduce" in first_named(record, "communication").evidence
