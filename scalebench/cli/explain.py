@@ -80,7 +80,14 @@ def said_of(experiment: Experiment, cell: Cell) -> set[str]:
     spec = cell.spec
     words = {spec.strategy, *experiment.names[cell].replace("(", "").replace(")", "").replace(",", "").split()}
     words |= {str(spec.world_size), f"{spec.world_size}x{spec.device}", spec.device, spec.precision, cell.precision}
-    words |= {spec.workload, spec.size, spec.label, spec.cell_id, *(record.session for record in cell.records)}
+    words |= {
+        spec.workload,
+        spec.size,
+        spec.data,
+        spec.label,
+        spec.cell_id,
+        *(record.session for record in cell.records),
+    }
     return {word.lower() for word in words}
 
 

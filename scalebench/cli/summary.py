@@ -65,9 +65,10 @@ def describe_standing(found: Standing, planned: int) -> list[str]:
 
 
 def where_recorded(finished: Finished) -> str:
-    """The folders of the records, the latest first."""
-    folders = dict.fromkeys(str(path.parent) for _, path in reversed(finished))
-    return f"Records: {', '.join(folders)}"
+    """The folders of the records, the latest first, and what to ask of them."""
+    folders = dict.fromkeys(path.parent for _, path in reversed(finished))
+    results = next(iter(folders)).parent
+    return f"Records: {', '.join(map(str, folders))}\nWhat limits them: scalebench explain --results {results}"
 
 
 def where(machine: Machine) -> str:
