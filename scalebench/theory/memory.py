@@ -49,9 +49,9 @@ def memory(model: Model, scheme: Scheme, saved: Saved | None, micro_batch: int) 
     other = micro_batch * saved.turn.bytes(compute=0, residual=0) if saved else None
     peak = None
     if saved and activations is not None and other is not None:
-        turn = activations + other + _resident_gradients(model, scheme, gradients)
+        turn = buffers.at_turn + activations + other + _resident_gradients(model, scheme, gradients)
         block = micro_batch * saved.block.bytes(**_kept_bytes(scheme)) if scheme.checkpointing else 0
-        peak = parameters + state + buffers.standing + max(turn, gradients + max(buffers.in_transit, block))
+        peak = parameters + state + max(turn, buffers.standing + gradients + max(buffers.in_transit, block))
     return Memory(
         parameters=parameters,
         optimizer_state=state,
@@ -133,16 +133,18 @@ def _resident_gradients(model: Model, scheme: Scheme, gradients: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class _Buffers:
-    """Bytes that stand through a forward and backward pass, and of what is just being reduced."""
+    """Bytes that stand through the backward pass, those of them there when it begins, and of what is just being
+    reduced."""
 
     standing: int = 0
+    at_turn: int = 0
     in_transit: int = 0
 
 
 def _buffers(model: Model, scheme: Scheme) -> _Buffers:
     match scheme.sharding:
         case Replicated() as ddp:
-            return _Buffers(standing=model.elements * scheme.bytes.gradient if ddp.wrapped else 0)
+            return _standing(model.elements * scheme.bytes.gradient if ddp.wrapped else 0)
         case FullySharded() as fsdp:
             ranks = fsdp.shard_ranks
             units = [ranks * sum(p.sharded_rows(ranks) for p in unit) for unit in _units(model)]
@@ -154,14 +156,23 @@ def _buffers(model: Model, scheme: Scheme) -> _Buffers:
             return _zero_buffers(model, scheme, zero)
 
 
+def _standing(whole: int, in_transit: int = 0) -> _Buffers:
+    """Buffers that are there from the beginning."""
+    return _Buffers(standing=whole, at_turn=whole, in_transit=in_transit)
+
+
 def _gathered(units: list[int], ranks: int, resharded: bool, element: ElementBytes) -> _Buffers:
-    """The root stays gathered; with it two blocks, one of them on its way, or all of them and one on its way."""
+    """The root stays gathered; with it two blocks, one of them on its way, or all of them and one on its way. When the
+    backward pass begins that is the last one, or all."""
     *blocks, root = units
     if ranks == 1:
         return _Buffers()
-    largest = max(blocks, default=0)
-    live = root + (min(2 * largest, sum(blocks)) if resharded else sum(blocks) + largest)
-    return _Buffers(standing=live * element.compute, in_transit=largest * element.reduce)
+    largest, every = max(blocks, default=0), sum(blocks)
+    live = root + (min(2 * largest, every) if resharded else every + largest)
+    at_turn = root + (largest if resharded else every)
+    return _Buffers(
+        standing=live * element.compute, at_turn=at_turn * element.compute, in_transit=largest * element.reduce
+    )
 
 
 def _zero_buffers(model: Model, scheme: Scheme, zero: Zero) -> _Buffers:
@@ -173,12 +184,12 @@ def _zero_buffers(model: Model, scheme: Scheme, zero: Zero) -> _Buffers:
         return _Buffers(in_transit=in_transit)
     if zero.stage < 3:
         copies = (1 + zero.overlap_comm) * zero.contiguous_gradients
-        return _Buffers(standing=copies * bucket * scheme.bytes.parameter, in_transit=in_transit)
+        return _standing(copies * bucket * scheme.bytes.parameter, in_transit)
     live = 0
     if scheme.ranks > 1:
         live = zero3.most_gathered(model, zero, checkpointing=scheme.checkpointing, accumulation=scheme.accumulation)
     fixed = bucket * scheme.bytes.reduce * zero.contiguous_gradients
-    return _Buffers(standing=fixed + live * scheme.bytes.compute, in_transit=in_transit)
+    return _standing(fixed + live * scheme.bytes.compute, in_transit)
 
 
 def _activations(model: Model, scheme: Scheme, saved: Saved | None, micro_batch: int) -> int | None:

@@ -22,7 +22,7 @@ from scalebench import workloads
 from scalebench.scheme import model_of, scheme_of
 from scalebench.spec import RunSpec
 from scalebench.theory.communication import traffic, wire_bytes
-from tests.distributed.cells import LARGE, cell
+from tests.distributed.cells import LARGE, OPTION_SETS, cell
 from tests.distributed.hosts import namespaces, sent_per_step
 from tests.distributed.ranks import run_ranks
 from tests.distributed.test_communication import Found, observed
@@ -34,21 +34,6 @@ from tests.unit.test_flops import SHAPES, counted
 Options = Mapping[str, Any]
 
 ACCUMULATIONS = (1, 4)
-PAYLOAD: list[tuple[str, Options]] = [
-    ("ddp", {}),
-    ("ddp", {"bucket_cap_mb": 5.0}),
-    ("fsdp", {}),
-    ("fsdp", {"reshard_after_forward": False}),
-    ("fsdp1", {}),
-    ("deepspeed_stage_1", {}),
-    ("deepspeed_stage_1", {"overlap_comm": False, "reduce_bucket_size": 1_000_000}),
-    ("deepspeed_stage_2", {}),
-    ("deepspeed_stage_2", {"reduce_bucket_size": 1_000_000}),
-    ("deepspeed_stage_3", {}),
-    ("deepspeed_stage_3", {"stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0}),
-    ("deepspeed_stage_3", {"stage3_param_persistence_threshold": 10_000}),
-    ("deepspeed_stage_3", {"reduce_bucket_size": 1_000_000}),
-]
 WIRE = ("ddp", "fsdp", "fsdp1", "deepspeed_stage_1", "deepspeed_stage_2", "deepspeed_stage_3")
 MEMORY = ("ddp", "fsdp", "fsdp1", "deepspeed_stage_1", "deepspeed_stage_2", "deepspeed_stage_3")
 HELD = ("parameters", "optimizer_state", "gradients", "tensor_peak")
@@ -57,7 +42,7 @@ HELD = ("parameters", "optimizer_state", "gradients", "tensor_peak")
 def payload(ranks: int, only: str) -> Iterator[Sequence[object]]:
     """Collectives and their payload in one step of 11.6 million parameters."""
     yield "strategy", "options", "accumulation", "ranks", "collectives", "formula", "payload", "formula", "ratio"
-    for strategy, options in (item for item in PAYLOAD if only in item[0]):
+    for strategy, options in (item for item in OPTION_SETS if only in item[0]):
         specs = [cell(strategy, ranks, options, LARGE, accumulation=each) for each in ACCUMULATIONS]
         for spec, seen in zip(specs, run_ranks(observed, ranks, specs, timeout=200)[0], strict=True):
             (count, sent), (said_count, said) = map(together, (seen, expected_calls(spec)))

@@ -20,6 +20,24 @@ SMALL: dict[str, Any] = {"num_layers": 3, "hidden_size": 64, "vocab_size": 259, 
 """163 thousand parameters, tied as always; the vocabulary divides by no number of ranks."""
 LARGE: dict[str, Any] = {"num_layers": 3, "hidden_size": 512, "vocab_size": 4096, "context_length": 8}
 """11.6 million parameters and few tokens, so that steps are quick."""
+OPTION_SETS: list[tuple[str, dict[str, Any]]] = [
+    ("ddp", {}),
+    ("ddp", {"bucket_cap_mb": 5.0}),
+    ("fsdp", {}),
+    ("fsdp", {"reshard_after_forward": False}),
+    ("fsdp_hybrid", {}),
+    ("fsdp1", {}),
+    ("deepspeed_stage_1", {}),
+    ("deepspeed_stage_1", {"overlap_comm": False, "reduce_bucket_size": 1_000_000}),
+    ("deepspeed_stage_2", {}),
+    ("deepspeed_stage_2", {"reduce_bucket_size": 1_000_000}),
+    ("deepspeed_stage_3", {}),
+    ("deepspeed_stage_3", {"stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0}),
+    ("deepspeed_stage_3", {"stage3_param_persistence_threshold": 10_000}),
+    ("deepspeed_stage_3", {"stage3_param_persistence_threshold": 10_000, "stage3_max_live_parameters": 10**9}),
+    ("deepspeed_stage_3", {"reduce_bucket_size": 1_000_000}),
+]
+"""Strategies with the options that decide what they send."""
 
 
 def cell(

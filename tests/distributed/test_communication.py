@@ -15,7 +15,7 @@ from scalebench.records.communication import CommunicationFacts
 from scalebench.scheme import model_of, scheme_of
 from scalebench.spec import RunSpec
 from scalebench.theory.communication import traffic
-from tests.distributed.cells import CPU, LARGE, cell, running
+from tests.distributed.cells import CPU, LARGE, OPTION_SETS, cell, running
 from tests.distributed.ranks import run_ranks
 
 pytestmark = pytest.mark.distributed
@@ -93,6 +93,8 @@ TIGHT = {
     "stage3_prefetch_bucket_size": 20_000,
 }
 NOTHING_KEPT = dict.fromkeys(TIGHT, 0)
+SMALL_KEPT = TIGHT | {"stage3_param_persistence_threshold": 5000}
+"""Under accumulation what is freed when was decided before the small parameters were first gathered."""
 BELOW_3 = [
     cell("deepspeed_stage_0", 2, accumulation=2, precision="bf16"),
     cell("deepspeed_stage_1", 2, accumulation=2),
@@ -105,6 +107,7 @@ STAGE_3 = [
     cell("deepspeed_stage_3", 2),
     cell("deepspeed_stage_3", 2, profile="backend-default", accumulation=2),
     cell("deepspeed_stage_3", 2, TIGHT, accumulation=2, precision="bf16"),
+    cell("deepspeed_stage_3", 2, SMALL_KEPT, accumulation=2),
     cell("deepspeed_stage_3", 2, NOTHING_KEPT, profile="backend-default"),
     cell("deepspeed_stage_3", 2, {"reduce_scatter": False, "reduce_bucket_size": 30_000}),
     cell("deepspeed_stage_3", 2, activation_checkpointing=True),
@@ -119,23 +122,7 @@ def test_deepspeed_sends_what_the_formula_says_to_the_byte(specs: list[RunSpec])
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("accumulation", [1, 4])
-@pytest.mark.parametrize(
-    ("strategy", "options"),
-    [
-        ("ddp", {}),
-        ("ddp", {"bucket_cap_mb": 5.0}),
-        ("fsdp", {}),
-        ("fsdp", {"reshard_after_forward": False}),
-        ("fsdp_hybrid", {}),
-        ("deepspeed_stage_1", {}),
-        ("deepspeed_stage_1", {"overlap_comm": False}),
-        ("deepspeed_stage_2", {}),
-        ("deepspeed_stage_2", {"reduce_bucket_size": 1_000_000}),
-        ("deepspeed_stage_3", {}),
-        ("deepspeed_stage_3", {"stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0}),
-        ("deepspeed_stage_3", {"stage3_param_persistence_threshold": 10_000, "stage3_max_live_parameters": 10**9}),
-    ],
-)
+@pytest.mark.parametrize(("strategy", "options"), OPTION_SETS)
 def test_eleven_million_parameters(strategy: str, options: dict[str, Any], accumulation: int, ranks: int) -> None:
     assert_as_expected([cell(strategy, ranks, options, LARGE, accumulation=accumulation)], ranks)
 

@@ -65,7 +65,7 @@ def test_every_strategy_holds_what_the_formula_says(ranks: int) -> None:
             assert found["parameters"] == pytest.approx(theory.parameters, rel=0.02), where
             assert found["optimizer_state"] == pytest.approx(theory.optimizer_state, rel=0.02), where
             assert found["gradients"] == pytest.approx(theory.gradients, rel=0.05), where
-            assert found["tensor_peak"] == pytest.approx(theory.peak, rel=0.06), where
+            assert found["tensor_peak"] == pytest.approx(theory.peak, rel=0.05), where
 
 
 @pytest.mark.distributed
