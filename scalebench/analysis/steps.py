@@ -170,18 +170,19 @@ def foreign_cpu_cores(record: Record) -> float | None:
     """CPU cores that others kept busy during the window, on the busiest host; None when not recorded.
 
     What everything on the host used and what the hypervisor gave to others, less what this run's ranks used there, over
-    the time from opening to end.
+    the time between the readings of these.
     """
     measured = window(record)
     if measured is None:
         return None
-    foreign = [_foreign_seconds(ranks) for ranks in _by_host(record.ranks)]
-    known = [seconds for seconds in foreign if seconds is not None]
-    return max(0.0, max(known)) / measured.whole_seconds if len(known) == len(foreign) else None
+    foreign = [_foreign_cores(ranks, measured.whole_seconds) for ranks in _by_host(record.ranks)]
+    known = [cores for cores in foreign if cores is not None]
+    return max(0.0, max(known)) if len(known) == len(foreign) else None
 
 
-def _foreign_seconds(ranks: Sequence[RankFacts]) -> float | None:
-    busy, own = ranks[0].host_busy_seconds, [rank.cpu_seconds for rank in ranks]
-    if busy is None or None in own:
+def _foreign_cores(ranks: Sequence[RankFacts], whole_seconds: float) -> float | None:
+    first, own = ranks[0], [rank.cpu_seconds for rank in ranks]
+    if first.host_busy_seconds is None or None in own:
         return None
-    return busy + (ranks[0].host_stolen_seconds or 0.0) - sum(seconds for seconds in own if seconds is not None)
+    others = first.host_busy_seconds + (first.host_stolen_seconds or 0.0) - sum(filter(None, own))
+    return others / (first.cpu_span_seconds or whole_seconds)

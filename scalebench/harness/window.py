@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import accumulate
 from typing import TypeVar
 
@@ -81,20 +80,31 @@ class Row:
         return [value for timeline in self.chunks for value in values(timeline)]
 
 
-def chunks_of(step: TrainStep, batches: Iterator[Sequence[Batch]], device: torch.device) -> Callable[[int], Timeline]:
-    """What runs a number of steps without a pause, after a common start of all ranks."""
-    return lambda steps: run_steps(step, batches, steps, clock_for(device), ready=partial(barrier, device))
+RunChunk = Callable[[int, Callable[[], None]], Timeline]
+"""Runs so many steps without a pause, and calls something just before the barrier that they start from."""
 
 
-def run_row(run: Callable[[int], Timeline], pacing: Pacing, meters: Meters) -> Row:
+def chunks_of(step: TrainStep, batches: Iterator[Sequence[Batch]], device: torch.device) -> RunChunk:
+    """The run's own steps, after a common start of all ranks."""
+
+    def run(steps: int, opening: Callable[[], None]) -> Timeline:
+        def ready() -> None:
+            opening()
+            barrier(device)
+
+        return run_steps(step, batches, steps, clock_for(device), ready=ready)
+
+    return run
+
+
+def run_row(run: RunChunk, pacing: Pacing, meters: Meters) -> Row:
     """Let `run` make as many steps as `pacing` asks for, a chunk at a time, the meters beside those of the window."""
     chunks, first = list[Timeline](), 0
     chunk = pacing.begin()
     while isinstance(chunk, Chunk):
         if chunk.opens:
             first = sum(len(timeline.step_end_ns) for timeline in chunks)
-            meters.open()
-        chunks.append(run(chunk.steps))
+        chunks.append(run(chunk.steps, meters.open if chunk.opens else lambda: None))
         meters.close()
         chunk = pacing.go_on(chunks[-1])
     return Row(chunks=chunks, window=WindowFacts(first_step=first, refill_steps=REFILL_STEPS, stopped=chunk))

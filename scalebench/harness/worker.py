@@ -148,6 +148,7 @@ def rank_facts(place: Place, row: Row, meters: Meters, memory: MemoryFacts, skip
         affinity=sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         memory=memory,
         startup_seconds=stages.seconds,
+        cpu_span_seconds=meters.cpu.clock,
         cpu_seconds=meters.cpu.own,
         main_thread_seconds=meters.cpu.main,
         cpu_wait_seconds=meters.cpu.waited,

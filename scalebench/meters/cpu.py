@@ -23,6 +23,7 @@ class CpuTimes:
     """Seconds, cumulative as `read_cpu_times` gives them; None where the system does not tell.
 
     Attributes:
+        clock: CLOCK_MONOTONIC.
         own: CPU time of this process with its loader's workers.
         main: CPU time of its main thread. waited: for which that thread could have run but had no core.
         throttled: for which the quota of the control group held cores back, summed over cores.
@@ -30,6 +31,7 @@ class CpuTimes:
         host_stolen: CPU time that the hypervisor gave to others while the host wanted it.
     """
 
+    clock: float | None = None
     own: float | None = None
     main: float | None = None
     waited: float | None = None
@@ -47,6 +49,7 @@ def read_cpu_times() -> CpuTimes:
     """Now. Takes some ten microseconds, so it belongs beside the window, not between its steps."""
     (main, waited), (busy, stolen) = _main_thread_seconds(), _host_seconds()
     return CpuTimes(
+        clock=time.monotonic(),
         own=time.process_time() + sum(_seconds_of(child.pid) for child in multiprocessing.active_children()),
         main=main,
         waited=waited,

@@ -75,14 +75,15 @@ class RankFacts(Facts):
         data_wait_ns: time per step spent waiting for the next batch (host).
         startup_seconds: name of a start-up phase to its duration.
         threads, interop_threads, affinity: as observed in the process, not as asked.
-        cpu_seconds: CPU time of this process and its loader's workers over the window.
+        cpu_span_seconds: time between the two readings, around the window, whose differences the following are.
+        cpu_seconds: CPU time of this process and its loader's workers.
         main_thread_seconds, cpu_wait_seconds: time in the window that its main thread, which steps, spent on a core,
             and for which it could have run but had none. For the rest it waited for something: data, other ranks.
         throttled_seconds: time in the window for which the quota of its control group, or of one above it, held cores
             back, summed over cores; whoever in the group used them.
-        host_busy_seconds: CPU time of everything on the host over the same window (from /proc/stat); None where
-            unreadable. What the ranks of a host did not use, others did.
-        host_stolen_seconds: CPU time over the window that the hypervisor gave to others while the host wanted it.
+        host_busy_seconds: CPU time of everything on the host (from /proc/stat); None where unreadable. What the ranks
+            of a host did not use, others did.
+        host_stolen_seconds: CPU time that the hypervisor gave to others while the host wanted it.
         device_memory_bytes: what the GPU has in all; None on a CPU.
         window_compilations: graphs that torch.compile made in the window.
         sensors: of the GPU that this rank computed on; on a host's first rank also those of its CPUs.
@@ -113,6 +114,7 @@ class RankFacts(Facts):
     communication: CommunicationFacts | None = None
     batch_effect: BatchEffect | None = None
     startup_seconds: dict[str, float] = Field(default_factory=dict)
+    cpu_span_seconds: float | None = None
     cpu_seconds: float | None = None
     main_thread_seconds: float | None = None
     cpu_wait_seconds: float | None = None
