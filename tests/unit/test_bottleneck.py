@@ -157,6 +157,14 @@ def test_a_rank_whose_core_is_shared() -> None:
     assert found.remedy.startswith("end what else runs on core 0")
 
 
+def test_no_program_is_blamed_where_none_ran() -> None:
+    """One of two ranks waits for 1 s, but nobody else used the host: its own threads took turns."""
+    own = {"main_thread_seconds": 2.0, "cpu_wait_seconds": 1.0}
+    (slow,) = (c for c in explained(run_of(own, {"main_thread_seconds": 2.0})).limits if c.cause == "slow rank")
+    assert slow.seconds == pytest.approx(0.0)
+    assert "another program" not in slow.evidence
+
+
 def test_where_nobody_accounts_for_cores_the_profile_tells_the_slow_rank() -> None:
     unknown = {"main_thread_seconds": None, "cpu_wait_seconds": None}
     record = run_of(unknown | {"communication": exchange(0.05)}, unknown | {"communication": exchange(0.01)})

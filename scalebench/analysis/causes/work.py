@@ -55,7 +55,8 @@ def slow_rank(run: Run) -> Judgement:
     late, data = found.slowest, data_wait(run.record)
     later_data = max(0.0, lead(data, late)) if data else 0.0  # which is told as such
     waited = waited_for_core(run, late)
-    seconds = max(0.0, found.waited - later_data - unexplained(run, waited))
+    not_others = unexplained(run, waited)
+    seconds, waited = max(0.0, found.waited - later_data - not_others), waited - not_others
     evidence = (
         f"rank {late} on {run.ranks[late].host} works {milliseconds(found.seconds[late])} of a step, "
         f"the others {milliseconds(found.others)}"
