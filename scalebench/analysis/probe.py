@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from scalebench.records.probe import Collective, Number, Probe
+from scalebench.records.probe import TIME_UP, Collective, Number, Probe
 from scalebench.records.record import Record
 from scalebench.stats.spread import Spread, of_slowest
 
@@ -56,6 +56,11 @@ def matmul_rate(probe: Probe, number: Number) -> Spread | None:
     """
     sustained = [facts for facts in probe.facts.matmul if facts.number == number and facts.sustained]
     return of_slowest(sustained[0].seconds).rate(2 * sustained[0].size ** 3) if sustained else None
+
+
+def cut_short(probe: Probe, number: Number) -> bool:
+    """Whether there was no time to try products of every size in that format."""
+    return any(name.startswith(f"{number} ") and why == TIME_UP for name, why in probe.facts.left_out.items())
 
 
 def matmul_sizes(probe: Probe) -> dict[Number, list[tuple[int, Spread]]]:

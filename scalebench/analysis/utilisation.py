@@ -10,7 +10,7 @@ from scalebench.records.probe import Number, Probe
 from scalebench.records.record import Record
 from scalebench.theory.peaks import peak_flops
 
-from .probe import matmul_rate, number_of, probe_for
+from .probe import cut_short, matmul_rate, number_of, probe_for
 from .steps import window
 
 COMPUTED_IN: dict[str, Number] = {"float32": "fp32", "tf32": "tf32", "bfloat16": "bf16", "float16": "fp16"}
@@ -100,8 +100,9 @@ def peak_of(record: Record, probes: Sequence[Probe] = ()) -> Peak | None:
 
 
 def _probed_peak(record: Record, probes: Sequence[Probe]) -> Peak | None:
+    """A rate that a probe had time to find: with the larger sizes left out it is not what the device can do."""
     number, probe = _number(record), probe_for(record, probes)
-    rate = matmul_rate(probe, number) if probe else None
+    rate = matmul_rate(probe, number) if probe and not cut_short(probe, number) else None
     return Peak(flops_per_second=rate.median, source="probe", number=number) if rate else None
 
 

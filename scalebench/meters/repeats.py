@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 import torch
 import torch.distributed as dist
 
+from scalebench.records.probe import TIME_UP
+
 REPEATS = 7
 GROWTH = 4
 MOST_ITERATIONS = 4096
@@ -52,7 +54,7 @@ class Repeats:
         """Why an operation that takes about `expected_seconds` should not begin, or None. Collective."""
         if self.agreed(expected_seconds) > LONGEST_SECONDS:
             return f"one could take longer than {LONGEST_SECONDS} s"
-        return "time was up" if self.agreed(time.monotonic_ns() - self.deadline_ns) > 0 else None
+        return TIME_UP if self.agreed(time.monotonic_ns() - self.deadline_ns) > 0 else None
 
     def part(self, share: float) -> Repeats:
         """The same with only a `share` of the time that is left."""

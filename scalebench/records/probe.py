@@ -28,6 +28,9 @@ Direction = Literal["to_device", "from_device"]
 
 Seconds = list[list[float]]
 
+TIME_UP = "time was up"
+"""Why something was left out that the machine could have done."""
+
 
 class MatmulFacts(Facts):
     """Products of two square matrices of `size` rows: 2 size^3 FLOPs each.

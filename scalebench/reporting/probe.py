@@ -91,10 +91,14 @@ def _fit(probe: Probe, name: str) -> Row:
 
 
 def _left_out(probes: Sequence[Probe]) -> list[str]:
+    """A sentence per probe and reason."""
+    found: dict[tuple[int, str], list[str]] = {}
+    for probe in probes:
+        for name, reason in probe.facts.left_out.items():
+            found.setdefault((probe.spec.world_size, reason), []).append(name)
     return [
-        f"Left out at {plural(probe.spec.world_size, 'rank')}: {name}: {reason}."
-        for probe in probes
-        for name, reason in probe.facts.left_out.items()
+        f"Left out at {plural(ranks, 'rank')}, {reason}: {', '.join(names)}."
+        for (ranks, reason), names in found.items()
     ]
 
 

@@ -19,7 +19,7 @@ NOTE = (
     "Model FLOPs with full attention (PaLM's convention); causal: with only the keys that each query may see; HFU and "
     "the share of the probe count what is recomputed too."
 )
-NO_PEAK = "MFU: n/a, no peak of {} in {} is known; `scalebench probe` measures it."
+NO_PEAK = "MFU: n/a, no peak of {} in {} is known; `scalebench probe` measures it (--max-seconds if its time was up)."
 NO_FORMULA = "MFU: n/a, this workload has no formula of its FLOPs."
 """What to say where there is no table."""
 

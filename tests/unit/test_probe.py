@@ -139,7 +139,7 @@ def test_the_report_shows_rates_lines_and_what_was_left_out(tmp_path: Path) -> N
     assert "What the machine can do: Example CPU, 8 cores" in text
     assert "1.33 [1.00 – 2.00]" in text, "2 GFLOP in 1.5 s [2 s – 1 s]"
     assert "| all-reduce" in text
-    assert "fp16 from size 256 on: time was up" in text
+    assert "Left out at 2 ranks, time was up: fp16 from size 256 on." in text
     for plot in ("probe-1-collectives.png", "probe-1-matmul.png"):
         assert f"({plot})" in text
         again = write_report([make_record()], tmp_path / "b", probes=[make_probe(world_size=1), make_probe()])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from scalebench.analysis.utilisation import counted_over_formula, peak_of, utilisation
-from scalebench.records.probe import MatmulFacts, Probe, ProbeFacts
+from scalebench.records.probe import TIME_UP, MatmulFacts, Probe, ProbeFacts
 from scalebench.records.record import Record
 from scalebench.reporting.experiments import experiments
 from scalebench.reporting.utilisation import utilisation as table_of
@@ -83,6 +83,18 @@ def test_without_a_peak_the_rate_is_known_and_no_share_is() -> None:
         assert shown is not None
         assert "MFU, causal" not in shown.frame
         assert "scalebench probe" in " ".join(shown.notes)
+
+
+def test_a_probe_that_had_no_time_for_every_size_knows_no_peak() -> None:
+    probe = probe_of(2000)
+    for left_out, known in (
+        ({"fp32 from size 1024 on": TIME_UP}, False),
+        ({"bf16 from size 256 on": TIME_UP}, True),
+        ({"fp32 from size 8192 on": "one could take longer than 0.5 s"}, True),
+    ):
+        facts = probe.facts.model_copy(update={"left_out": left_out})
+        peak = peak_of(counting(), [probe.model_copy(update={"facts": facts})])
+        assert (peak is not None) is known, left_out
 
 
 def test_devices_of_several_names_have_no_one_peak() -> None:
