@@ -42,10 +42,10 @@ class Searched:
 
     @property
     def untold(self) -> list[Record]:
-        """The other timed trials whose interval within their run overlaps with that of the fastest."""
+        """The other timed trials that may be as fast: by intervals within the runs, where both have one."""
         best = self.fastest and throughput(self.fastest)
         rates = [(trial, throughput(trial)) for trial in self.timed if trial is not self.fastest]
-        return [trial for trial, rate in rates if best and rate and (rate.high or 0.0) >= (best.low or best.value)]
+        return [trial for trial, rate in rates if best and rate and _may_be_as_fast(rate, best)]
 
 
 def searches(records: Iterable[Record]) -> list[Searched]:
@@ -68,6 +68,10 @@ def _searched(trials: Sequence[Record]) -> Searched:
         refused=refused,
         timed=[trial for trial in fitting if trial.spec.steps is None],
     )
+
+
+def _may_be_as_fast(rate: Estimate, best: Estimate) -> bool:
+    return rate.high is None or best.low is None or rate.high >= best.low
 
 
 def items_per_second(trial: Record) -> float | None:

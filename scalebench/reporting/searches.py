@@ -60,7 +60,7 @@ def _edge(searched: Searched) -> str:
     why = f"{named(refused)}: {ending(refused)}" if refused else ""
     if largest is None:
         return f"nothing fits ({why})"
-    return f"{named(largest)} is the largest that fits ({why or 'the data holds no more'})"
+    return f"{named(largest)} is the largest that fits ({why or 'nothing larger was left to try'})"
 
 
 def _fastest(searched: Searched) -> str:
