@@ -17,6 +17,8 @@ LEAST_STALLS = 5
 """Fewer do not show a period."""
 REGULAR = 0.8
 """Share of the intervals between stalls that must be the same, to within a step, for them to be called periodic."""
+LEAST_FOR_MODES = 2 * LEAST_STEPS
+"""In fewer steps a second peak is a handful of them."""
 LEAST_MODE = 0.1
 """Share of the steps that a second typical time must have."""
 LEAST_SEPARATION = 0.03
@@ -71,7 +73,7 @@ def two_modes(durations: Series) -> Modes | None:
     series = np.asarray(durations, dtype=float)
     stalled = _stalled(series)
     series = series[~stalled] if stalled.mean() <= LEAST_MODE else series
-    if len(series) < LEAST_STEPS or np.ptp(series) < LEAST_SEPARATION * np.median(series):
+    if len(series) < LEAST_FOR_MODES or np.ptp(series) < LEAST_SEPARATION * np.median(series):
         return None
     grid = np.linspace(series.min(), series.max(), _GRID)
     density = stats.gaussian_kde(series, lambda kernel: SHARPENED * kernel.silverman_factor())(grid)

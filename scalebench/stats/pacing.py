@@ -27,6 +27,8 @@ LONGEST_CHUNK = 256
 REFILL_STEPS = 2
 """Steps after a pause that refill the pipeline (queued launches, prefetched data); estimates drop them."""
 
+ENOUGH_STEPS = 100
+"""Timed steps before precision may end the run: in fewer, one of two speeds that take turns may not have come up."""
 ENOUGH_MEMORIES = 40.0
 """Autocorrelation times that the window must have before its interval may end the run: choosing the moment by the
 interval costs coverage, most of it where the series is short."""
@@ -154,7 +156,7 @@ class _Row:
     def precise(self) -> bool:
         window = self._steps(slice(self.first, None))
         width = half_width(median_interval(window))
-        enough = len(window) >= ENOUGH_MEMORIES * autocorrelation_time(window)
+        enough = len(window) >= max(ENOUGH_STEPS, ENOUGH_MEMORIES * autocorrelation_time(window))
         return enough and width is not None and width <= self.rule.precision
 
     def _steps(self, part: slice) -> npt.NDArray[np.float64]:

@@ -18,12 +18,11 @@ from .intervals import CONFIDENCE, Estimate
 BATCHES = 10
 """Few and long: more than 10 to 30 gain little, and only long ones are independent (Schmeiser, Oper. Res. 30, 1982)."""
 LEAST_STEPS = 4 * BATCHES
-LEAST_MEMORIES = 30.0
+LEAST_MEMORIES = 28.0
 """Autocorrelation times that a series must have at least; in fewer, that time itself is badly known."""
-DRIFT_LEVEL = 0.01
+DRIFT_LEVEL = 0.005
 LEAST_DRIFT = 0.01
 """A change of the median over the window that is smaller than this share of it matters to nobody."""
-_SOKAL_WINDOW = 5.0
 
 Series = Sequence[float] | npt.NDArray[np.float64]
 
@@ -31,20 +30,30 @@ Series = Sequence[float] | npt.NDArray[np.float64]
 def median_interval(durations: Series, confidence: float = CONFIDENCE) -> Estimate:
     """Median of one run's successive durations, with an interval that respects their autocorrelation.
 
-    The share of steps above the median is a mean, whose standard error the spread of its batch means gives; the
-    interval's ends are the quantiles that lie a Student's t half-width of that share below and above 1/2 (Woodruff,
-    JASA 47, 1952, over batch means). Being about shares, it holds for any distribution, however heavy its tail.
+    The interval's ends are the quantiles that lie as far below and above 1/2 as the share of steps above the median is
+    uncertain (Woodruff, JASA 47, 1952). Being about shares, it holds for any distribution, however heavy its tail.
     Fewer than `LEAST_STEPS` durations give no interval.
     """
     ordered = np.sort(np.asarray(durations, dtype=float))
     n, median = len(ordered), float(np.median(ordered))
     if n < LEAST_STEPS:
         return Estimate(value=median, processes=1, within_run=True)
-    shares = _batches(_above(durations, median)).mean(axis=1)
-    t = float(stats.t.ppf((1 + confidence) / 2, BATCHES - 1))
-    half = t * float(shares.std(ddof=1)) / math.sqrt(BATCHES)
+    half = _uncertain_share(durations, median, confidence)
     low, high = max(0, math.floor(n * (0.5 - half)) - 1), min(n - 1, math.ceil(n * (0.5 + half)))
     return Estimate(value=median, low=float(ordered[low]), high=float(ordered[high]), processes=1, within_run=True)
+
+
+def _uncertain_share(durations: Series, median: float, confidence: float) -> float:
+    """Half the width of the interval of the share of steps above the median: the larger of two.
+
+    Batch means are honest about any kind of dependence, but 10 of them are few, and too alike while a batch is short of
+    the series' memory. The effective number of steps is steadier, but known through one figure, that memory.
+    """
+    above = _above(durations, median)
+    t, z = stats.t.ppf((1 + confidence) / 2, BATCHES - 1), stats.norm.ppf((1 + confidence) / 2)
+    of_batches = t * _batches(above).mean(axis=1).std(ddof=1) / math.sqrt(BATCHES)
+    of_memory = z * 0.5 * math.sqrt(autocorrelation_time(durations) / len(above))
+    return float(max(of_batches, of_memory))
 
 
 def half_width(median: Estimate) -> float | None:
@@ -60,19 +69,32 @@ def autocorrelation_time(durations: Series) -> float:
     n steps know as much as n divided by it independent ones would.
 
     Of the ranks of the durations, so that no outlier hides the memory of the others (Vehtari et al., Bayesian Analysis
-    16, 2021), summed up to the first lag that exceeds `_SOKAL_WINDOW` times the (one-sided) time found so far (Sokal,
-    Monte Carlo Methods in Statistical Mechanics, 1997). At least 1: what makes steps alternate earns no precision.
+    16, 2021), from the autoregressive process that fits them best: Yule-Walker's equations by Levinson's recursion,
+    the order by Akaike's criterion (Thompson, A comparison of methods for computing autocorrelation time, 2010, found
+    none better). At least 1, since what makes steps alternate earns no precision, and at most the number of steps.
     """
-    ranks = stats.rankdata(durations)
-    centred = ranks - ranks.mean()
-    n = len(centred)
-    spectrum = np.fft.rfft(centred, 1 << (2 * n - 1).bit_length())
-    covariance = np.fft.irfft(spectrum * spectrum.conj())[:n]
+    covariance, n = _covariance_of_ranks(durations), len(durations)
     if n < 2 or covariance[0] <= 0:
         return 1.0
-    times = 2 * np.cumsum(covariance / covariance[0]) - 1
-    enough = np.arange(n) >= _SOKAL_WINDOW * times / 2
-    return max(1.0, float(times[np.argmax(enough)] if enough.any() else times[-1]))
+    innovation, weights, time, best = covariance[0], np.zeros(0), 1.0, n * math.log(covariance[0])
+    for order in range(1, len(covariance)):
+        reflection = (covariance[order] - weights @ covariance[order - 1 : 0 : -1]) / innovation
+        weights = np.append(weights - reflection * weights[::-1], reflection)
+        innovation *= 1 - reflection**2
+        criterion = n * math.log(innovation) + 2 * order
+        if criterion < best:
+            best, time = criterion, innovation / covariance[0] / (1 - weights.sum()) ** 2
+    return min(max(1.0, float(time)), float(n))
+
+
+def _covariance_of_ranks(durations: Series) -> npt.NDArray[np.float64]:
+    """Autocovariances of the ranks at lags 0 to 10 log10 n (the usual longest order), at most a quarter of them."""
+    ranks = stats.rankdata(durations)
+    centred, n = ranks - ranks.mean(), len(ranks)
+    lags = 1 + min(n // 4, int(10 * math.log10(max(n, 1))))
+    spectrum = np.fft.rfft(centred, 1 << (2 * n - 1).bit_length())
+    covariance: npt.NDArray[np.float64] = np.fft.irfft(spectrum * spectrum.conj())[:lags] / n
+    return covariance
 
 
 def too_short(durations: Series) -> bool:
@@ -84,15 +106,30 @@ def too_short(durations: Series) -> bool:
 def drift(durations: Series) -> float | None:
     """Change of the median from the window's beginning to its end, relative to it; None when none is shown.
 
-    Shown is a slope of the batch medians over time that a t test finds at `DRIFT_LEVEL` and that adds up to at least
-    `LEAST_DRIFT`.
+    The change is the slope over time of the batch medians. It is shown when a trend of the steps' ranks is, and when it
+    adds up to at least `LEAST_DRIFT`.
     """
-    if len(durations) < LEAST_STEPS:
+    if len(durations) < LEAST_STEPS or not _trend_is_shown(durations):
         return None
     medians = np.median(_batches(np.asarray(durations, dtype=float)), axis=1)
-    line = stats.linregress(np.arange(BATCHES), medians)
-    change = float(line.slope) * BATCHES / float(np.median(medians))
-    return change if line.pvalue < DRIFT_LEVEL and abs(change) >= LEAST_DRIFT else None
+    slope = float(stats.linregress(np.arange(BATCHES), medians).slope)
+    change = slope * BATCHES / float(np.median(medians))
+    return change if abs(change) >= LEAST_DRIFT else None
+
+
+def _trend_is_shown(durations: Series) -> bool:
+    """Spearman's test of ranks against time at `DRIFT_LEVEL`, with as many degrees of freedom as the steps are worth.
+
+    n steps are worth n over the autocorrelation time of what the trend leaves (Yue and Wang, Water Resources Management
+    18, 2004, for the test of Mann and Kendall).
+    """
+    ranks, time = stats.rankdata(durations), np.arange(len(durations))
+    trend = stats.linregress(time, ranks)
+    freedom = len(ranks) / autocorrelation_time(ranks - trend.slope * time) - 2
+    if freedom <= 0 or trend.rvalue == 0:
+        return False
+    t = abs(trend.rvalue) * math.sqrt(freedom / max(1 - trend.rvalue**2, 1e-12))
+    return bool(2 * stats.t.sf(t, freedom) < DRIFT_LEVEL)
 
 
 def _above(durations: Series, median: float) -> npt.NDArray[np.float64]:
