@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from scalebench.stats.pacing import (
+    ENOUGH_STEPS,
     LEAST_WINDOW,
     LONGEST_CHUNK,
     REFILL_STEPS,
@@ -60,7 +61,8 @@ def test_exact_numbers_are_kept_exactly() -> None:
 def test_steady_steps_end_as_soon_as_the_median_is_known() -> None:
     chunks, first, stopped = paced(Rule(precision=0.05), noise(10_000))
     assert (first, stopped) == (16, "precise")
-    assert sum(chunk.steps for chunk in chunks) in (64, 128)
+    assert sum(chunk.steps for chunk in chunks) == 128
+    assert timed(chunks, first) >= ENOUGH_STEPS, "however precise it was before"
     finer, first, _ = paced(Rule(precision=0.005), noise(10_000))
     assert timed(finer, first) > 10 * timed(chunks, 16)
     assert max(chunk.steps for chunk in finer) == LONGEST_CHUNK
