@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scalebench.records.record import Record
 from scalebench.stats.irregular import stalls, two_modes
 from scalebench.stats.pacing import ENOUGH_MEMORIES
-from scalebench.stats.steady import settled
+from scalebench.stats.steady import unlike
 from scalebench.stats.within_run import (
     LEAST_STEPS,
     autocorrelation_time,
@@ -68,21 +68,17 @@ def of_steps(record: Record) -> Iterator[Instability]:
     if measured is None or measured.step_seconds is None:
         return
     steps = measured.step_seconds
-    found = (
-        never_settled(record, measured, steps),
-        drifting(steps),
-        short(record, measured, steps),
-        imprecise(record, measured),
-        stalling(steps),
-        two_speeds(steps),
-    )
-    yield from (one for one in found if one)
+    change = drift(steps)
+    level = (never_settled(record, measured, steps), short(record, measured, steps), two_speeds(steps))
+    # What drifts also differs from what came before, seems to remember for ever, and can look like two speeds.
+    of_level = level if change is None else (drifting(change),)
+    yield from (one for one in (*of_level, imprecise(record, measured), stalling(steps)) if one)
 
 
 def never_settled(record: Record, measured: Window, steps: Steps) -> Instability | None:
     """The steps just before the window differ from those in it."""
     before = measured.before_seconds
-    if before is None or not len(before) or settled(before, steps) or drift(steps) is not None:
+    if before is None or not unlike(before, steps):
         return None
     change = float(np.median(before) / np.median(steps)) - 1
     exact = record.spec.warmup_steps
@@ -94,11 +90,8 @@ def never_settled(record: Record, measured: Window, steps: Steps) -> Instability
     )
 
 
-def drifting(steps: Steps) -> Instability | None:
+def drifting(change: float) -> Instability:
     """The median changes over the window."""
-    change = drift(steps)
-    if change is None:
-        return None
     return Instability(
         kind="drift",
         seen=f"steps got {abs(change):.1%} {'slower' if change > 0 else 'faster'} between the window's ends",
@@ -108,8 +101,8 @@ def drifting(steps: Steps) -> Instability | None:
 
 
 def short(record: Record, measured: Window, steps: Steps) -> Instability | None:
-    """Too few steps for how long they remember; what drifts seems to remember for ever and is told as drift."""
-    if not too_short(steps) or drift(steps) is not None:
+    """Too few steps for how long they remember."""
+    if not too_short(steps):
         return None
     wanted = needed_steps(steps)
     if record.spec.steps is None:
@@ -166,10 +159,10 @@ def stalling(steps: Steps) -> Instability | None:
 def two_speeds(steps: Steps) -> Instability | None:
     """Steps have two typical durations, so that the median depends on how often each came up.
 
-    Drift and stalls, which can look the same in a histogram, are told as such.
+    Stalls, which can look the same in a histogram, are told as such.
     """
-    found = two_modes(steps)
-    if found is None or drift(steps) is not None or stalls(steps) is not None:
+    found = two_modes(steps) if stalls(steps) is None else None
+    if found is None:
         return None
     slow, fast = f"{found.slow * 1e3:.4g} ms", f"{found.fast * 1e3:.4g} ms"
     return Instability(

@@ -155,9 +155,10 @@ class _Row:
 
     def precise(self) -> bool:
         window = self._steps(slice(self.first, None))
-        width = half_width(median_interval(window))
-        enough = len(window) >= max(ENOUGH_STEPS, ENOUGH_MEMORIES * autocorrelation_time(window))
-        return enough and width is not None and width <= self.rule.precision
+        width = half_width(median_interval(window)) if len(window) >= ENOUGH_STEPS else None
+        if width is None or width > self.rule.precision:
+            return False
+        return len(window) >= ENOUGH_MEMORIES * autocorrelation_time(window)
 
     def _steps(self, part: slice) -> npt.NDArray[np.float64]:
         return np.array(self.durations)[part][kept(self.starts, self.count)[part]]

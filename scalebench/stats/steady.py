@@ -17,17 +17,22 @@ LEAST_SHIFT = 0.005
 def settled(before: Series, window: Series) -> bool:
     """Whether the steps `before` a window were already like those in it, and those in it do not drift.
 
-    They differ when their median lies outside the window's quantiles between which the median of so few of its steps
-    would (Woodruff, JASA 47, 1952), and more than `LEAST_SHIFT` from the window's median. Windows are made to begin
-    long after the first of `before` (see scalebench.stats.pacing), so that what of a warm-up is too small to be seen
-    there has decayed where they begin.
+    Windows are made to begin long after the first of `before` (see scalebench.stats.pacing), so that what of a warm-up
+    is too small to be seen there has decayed where they begin.
     """
-    if drift(window) is not None:
-        return False
+    return drift(window) is None and not unlike(before, window)
+
+
+def unlike(before: Series, window: Series) -> bool:
+    """Whether the steps `before` a window differ from those in it; empty ones do not.
+
+    They do when their median lies outside the window's quantiles between which the median of so few of its steps would
+    (Woodruff, JASA 47, 1952), and more than `LEAST_SHIFT` from the window's median.
+    """
     if not len(before) or not len(window):
-        return True
+        return False
     found, median = float(np.median(before)), float(np.median(window))
     memory = autocorrelation_time(window)
     error = 0.5 * math.sqrt(sum(min(1.0, memory / steps) for steps in (len(before), len(window))))
     low, high = np.quantile(window, np.clip([0.5 - SETTLED_ERRORS * error, 0.5 + SETTLED_ERRORS * error], 0, 1))
-    return bool(low <= found <= high) or abs(found - median) <= LEAST_SHIFT * median
+    return not low <= found <= high and abs(found - median) > LEAST_SHIFT * median
