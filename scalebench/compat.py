@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -42,6 +43,21 @@ def group_size(arguments: tuple[Any, ...]) -> int:
                 resolve: Any = vars(dist.distributed_c10d)["_resolve_process_group"]
                 return int(resolve(argument).size())
     return dist.get_world_size()
+
+
+def default_store() -> Any:
+    """The store through which the ranks met; there is no public way to it."""
+    get: Any = vars(dist.distributed_c10d)["_get_default_store"]
+    return get()
+
+
+def limit_waits(seconds: float) -> None:
+    """Let no collective of any process group of this rank wait for longer: those that a backend makes for itself have
+    torch's default of 10 or 30 minutes. The public time-out is for groups that are about to be made."""
+    if dist.is_initialized():
+        set_timeout: Any = vars(dist.distributed_c10d)["_set_pg_timeout"]
+        for group in vars(dist.distributed_c10d)["_world"].pg_map:
+            set_timeout(timedelta(seconds=seconds), group)
 
 
 def parameter_shards(parameters: Iterable[Tensor]) -> list[Tensor]:

@@ -136,7 +136,7 @@ def measure(asked: Asked, request: Request, machine: Machine, json_lines: bool) 
         try:
             with progress:
                 if found.left:
-                    execute(found.left, request, progress)
+                    execute(found.left, request, progress, did_not_fit(found))
         finally:  # what has ended is shown even when something stops the rest
             show(progress.finished, json_lines)
     return exit_code([record for record, _ in progress.finished])
@@ -263,12 +263,22 @@ def cells_of(asked: Asked, request: Request, machine: Machine) -> list[RunSpec]:
         raise asked.located(error) from None
 
 
-def execute(runs: Sequence[PlannedRun], request: Request, progress: Progress) -> None:
-    """Measure `runs` in fresh processes (imports torch)."""
+def execute(runs: Sequence[PlannedRun], request: Request, progress: Progress, unfit: Sequence[RunSpec] = ()) -> None:
+    """Measure `runs` in fresh processes (imports torch); `unfit` are cells known to lack memory."""
     from scalebench.harness import runner
 
-    start_method = request.start_method or "forkserver"
-    runner.execute(runs, results=results_folder(request), progress=progress, start_method=start_method)
+    runner.execute(
+        runs,
+        results=results_folder(request),
+        progress=progress,
+        start_method=request.start_method or "forkserver",
+        did_not_fit=None if request.force else unfit,
+    )
+
+
+def did_not_fit(found: Standing) -> list[RunSpec]:
+    """The cells of a plan that are recorded as out of memory."""
+    return [record.spec for record, _ in found.recorded if record.status == "oom"]
 
 
 def execute_as_worker(run: PlannedRun, request: Request) -> tuple[Record, Path] | None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
+from scalebench import compat
 from scalebench.meters.batch_effect import measure_batch_effect
 from scalebench.meters.communication import measure_communication
 from scalebench.meters.contract import contract_of, contradictions, watch
@@ -16,6 +19,9 @@ from scalebench.meters.tensor_peak import measure_memory
 from scalebench.records.record import Contract
 from scalebench.spec import RunSpec
 from scalebench.strategies.base import Batch, TrainStep
+
+PATIENCE_SECONDS = 5.0
+"""How long a rank on which something went wrong waits for others to come as far."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +46,8 @@ def diagnose(
 ) -> Diagnosis:
     """Run a few more optimizer steps under observation. Collective; `ready` is a barrier.
 
-    Whatever goes wrong in them is a finding, not an error: what was measured before is not lost.
+    Whatever goes wrong in them is a finding, not an error: what was measured before is not lost. It is raised on a rank
+    that is alone with it, for which the others wait in a collective.
     """
     try:
         phases = measure_phases(step, batches, device, ready)
@@ -51,10 +58,31 @@ def diagnose(
         communication = measure_communication(step, micro_batches, observer, device)
         batch_effect = measure_batch_effect(step, micro_batches, spec, device, memory.get("tensor_peak"))
     except Exception as error:
+        if not everybody_comes():
+            raise
         return Diagnosis(contradictions=[f"asked an observed contract, observed {type(error).__name__}: {error}"])
+    come()
     return Diagnosis(
         contract=contract,
         contradictions=contradictions(spec, contract),
         memory=memory,
         facts={"phases": phases, "communication": communication, "batch_effect": batch_effect},
     )
+
+
+def come() -> None:
+    """Tell the other ranks that this one is through, without waiting for them."""
+    if dist.is_initialized():
+        compat.default_store().set(f"diagnosed-{dist.get_rank()}", "")
+
+
+def everybody_comes() -> bool:
+    """Whether all ranks are through within a few seconds."""
+    come()
+    if dist.is_initialized():
+        names = [f"diagnosed-{rank}" for rank in range(dist.get_world_size())]
+        try:
+            compat.default_store().wait(names, timedelta(seconds=PATIENCE_SECONDS))
+        except RuntimeError:  # by any store's time-out
+            return False
+    return True

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from scalebench.spec import RunSpec
+from scalebench.harness.outcome import Outcome
+from scalebench.spec import PlannedRun, RunSpec
 
 NOT_ABOUT_MEMORY = {
     "micro_batch", "accumulation", "warmup_steps", "steps", "target_precision", "max_seconds", "seed", "scaling",
@@ -20,6 +21,15 @@ def implied_by(spec: RunSpec, did_not_fit: Iterable[RunSpec]) -> RunSpec | None:
     """
     same = [one for one in did_not_fit if _rest(one) == _rest(spec) and one.micro_batch < spec.micro_batch]
     return next((one for one in same if one.accumulation == 1 or spec.accumulation > 1), None)
+
+
+def implied_outcome(run: PlannedRun, did_not_fit: Iterable[RunSpec]) -> Outcome | None:
+    """The outcome of a timed run that `did_not_fit` rules out, or None. It has no error, since nothing was run."""
+    smaller = implied_by(run.spec, did_not_fit) if run.kind == "run" else None
+    if smaller is None:
+        return None
+    reason = f"implied: the same with a micro-batch of {smaller.micro_batch} ran out of memory; --force runs it"
+    return Outcome(status="oom", reason=reason)
 
 
 def _rest(spec: RunSpec) -> dict[str, object]:

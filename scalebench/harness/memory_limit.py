@@ -21,7 +21,8 @@ from scalebench.meters.memory import data_bytes
 def limited_memory(limit_bytes: int | None, device: torch.device) -> Iterator[None]:
     """Inside, this process gets no more than `limit_bytes` of `device` beside what it holds; None: all there is.
 
-    Raises UnsupportedError where that cannot be imposed.
+    The limit is lifted at the end, but not after an exception: whoever looks for the cause sees what there was. Raises
+    UnsupportedError where it cannot be imposed.
     """
     if limit_bytes is None:
         yield
@@ -37,10 +38,8 @@ def limited_memory(limit_bytes: int | None, device: torch.device) -> Iterator[No
 def _limited_allocator(limit_bytes: int, device: torch.device) -> Iterator[None]:
     total = torch.cuda.get_device_properties(device).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total), device)
-    try:
-        yield
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, device)
+    yield
+    torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
 @contextlib.contextmanager
@@ -53,7 +52,5 @@ def _limited_data(limit_bytes: int) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     allowed = [held + limit_bytes, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)]
     resource.setrlimit(resource.RLIMIT_DATA, (min(allowed), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

@@ -6,17 +6,21 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import socket
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+import psutil
+
 from scalebench import strategies, workloads
 from scalebench.data.sampler import GlobalBatchSampler
 from scalebench.errors import UserError
 from scalebench.harness import worker
+from scalebench.harness.fit import implied_outcome
 from scalebench.harness.job import Job
 from scalebench.harness.launcher import IMPORT_ENVIRONMENT, Launcher, LaunchError, StartMethod
 from scalebench.harness.lifeline import private_folder
@@ -41,10 +45,18 @@ class Progress(Protocol):
 
 
 def execute(
-    runs: Sequence[PlannedRun], *, results: Path, progress: Progress, start_method: StartMethod = "forkserver"
+    runs: Sequence[PlannedRun],
+    *,
+    results: Path,
+    progress: Progress,
+    start_method: StartMethod = "forkserver",
+    did_not_fit: Iterable[RunSpec] | None = (),
 ) -> list[tuple[Record, Path]]:
     """Run everything planned, in order, and return the records with their paths. Every record is on disk before the
     next run.
+
+    A run whose cell ran out of memory with a smaller micro-batch, here or among `did_not_fit`, is recorded as `oom`
+    without being made; with None every run is made.
 
     Asked to stop once (Ctrl-C, SIGTERM, SIGHUP), it stops the run, records it as interrupted and returns; asked between
     two runs, or twice, it raises KeyboardInterrupt. Raises UserError, before anything is measured, when `results`
@@ -52,7 +64,7 @@ def execute(
     """
     with stoppable() as stop:
         check_data(runs)
-        session = Session(results, runs, detect(runs[0].spec.device), start_method)
+        session = Session(results, runs, detect(runs[0].spec.device), start_method, did_not_fit)
         progress.session_started(runs)
         finished: list[tuple[Record, Path]] = []
         for index, run in enumerate(runs):
@@ -71,8 +83,8 @@ def execute_as_worker(run: PlannedRun, *, results: Path) -> tuple[Record, Path] 
     """Be one rank of `run` under a foreign launcher (torchrun), whose variables say which. Rank 0 stores and returns
     the record.
 
-    Returns None on the other ranks. An exception is recorded by the rank that raised it, then raised again so that the
-    launcher ends the others.
+    Returns None on the other ranks. An exception is recorded by the rank that was the first on its host to raise one,
+    then raised again so that the launcher ends the others.
     """
     os.environ.update({name: value for name, value in IMPORT_ENVIRONMENT.items() if name not in os.environ})
     os.environ.setdefault("DS_ACCELERATOR", run.spec.device)
@@ -80,10 +92,24 @@ def execute_as_worker(run: PlannedRun, *, results: Path) -> tuple[Record, Path] 
     try:
         reports = worker.work(Job(run=run), gather=True)
     except Exception as error:
-        failure = failure_of(error, int(os.environ["RANK"]))
-        Session(results, [run], machine).keep(run, failure_outcome(failure))
+        if is_first():
+            failure = failure_of(error, int(os.environ["RANK"]))
+            Session(results, [run], machine).keep(run, failure_outcome(failure))
         raise
     return Session(results, [run], machine).keep(run, success_outcome(reports)) if reports else None
+
+
+def is_first() -> bool:
+    """Whether no other rank of this process's launcher has asked. A socket with a name but no file (Linux) says so; it
+    goes with this process."""
+    launcher = psutil.Process(os.getppid())
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        claim.bind(f"\0scalebench-{launcher.pid}-{launcher.create_time()}")
+    except OSError:
+        return False
+    claim.detach()  # open until this process ends
+    return True
 
 
 def session_name() -> str:
@@ -95,13 +121,19 @@ class Session:
     """A row of runs measured together: one folder of records, one environment, one fork server."""
 
     def __init__(
-        self, results: Path, runs: Sequence[PlannedRun], machine: Machine, start_method: StartMethod = "forkserver"
+        self,
+        results: Path,
+        runs: Sequence[PlannedRun],
+        machine: Machine,
+        start_method: StartMethod = "forkserver",
+        did_not_fit: Iterable[RunSpec] | None = None,
     ) -> None:
         self.name = session_name()
         self.folder = results / self.name
         require_writable(results)
         device = runs[0].spec.device
         self._machine = machine
+        self._did_not_fit = None if did_not_fit is None else list(did_not_fit)
         self._environment = collect()
         self._debug = any(run.spec.debug for run in runs)
         self._launcher = Launcher(
@@ -114,7 +146,9 @@ class Session:
         """Launch one run and store its record, whatever became of it; `stop` says when somebody asks to stop it."""
         started = datetime.now(UTC)
         with private_folder() as folder:
-            outcome = self._attempt(run, folder, phase, stop or Stop())
+            outcome = self._ruled_out(run) or self._attempt(run, folder, phase, stop or Stop())
+            if outcome.status == "oom" and self._did_not_fit is not None:
+                self._did_not_fit.append(run.spec)
             log = self._keep_log(run, folder) if outcome.status != "ok" or self._debug else None
         return self.keep(run, outcome, order=index, started=started, log=log)
 
@@ -132,10 +166,14 @@ class Session:
         record = self._record(order, run, outcome, log, started or ended, ended)
         return record, self._store(record)
 
-    def _attempt(self, run: PlannedRun, folder: Path, phase: Callable[[str], None], stop: Stop) -> Outcome:
+    def _ruled_out(self, run: PlannedRun) -> Outcome | None:
+        """What is known of a run without making it."""
         reason = unsupported_reason(run.spec)
         if reason:
             return Outcome(status="unsupported", reason=reason)
+        return implied_outcome(run, self._did_not_fit or ())
+
+    def _attempt(self, run: PlannedRun, folder: Path, phase: Callable[[str], None], stop: Stop) -> Outcome:
         sampler = Sampler(read_by="launcher", gpus=run.spec.device == "cuda")
         try:
             with sampler:

@@ -54,9 +54,10 @@ def room() -> dict[str, int | None]:
     """Bytes that this process may still allocate, its limit, and what it holds, by the limit that leaves least room."""
     memory, machine = psutil.Process().memory_info(), psutil.virtual_memory()
     rooms = [(machine.available, machine.total)]
-    space, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if space != resource.RLIM_INFINITY:
-        rooms.append((max(0, space - memory.vms), space))
+    for kind, used in ((resource.RLIMIT_AS, memory.vms), (resource.RLIMIT_DATA, memory.data)):
+        allowed, _ = resource.getrlimit(kind)
+        if allowed != resource.RLIM_INFINITY:
+            rooms.append((max(0, allowed - used), allowed))
     free, limit = cgroup.free_bytes(), cgroup.memory_limit_bytes()
     if free is not None and limit is not None:
         rooms.append((free, limit))

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 import torch.distributed as dist
 
-from scalebench import strategies, workloads
+from scalebench import compat, strategies, workloads
 from scalebench.errors import UnsupportedError
 from scalebench.harness import parity
 from scalebench.harness.diagnosis import Diagnosis, diagnose
@@ -87,6 +87,7 @@ def measure(spec: RunSpec, strategy: Strategy, place: Place, phase: Phase, stage
     meters = Meters(place=place, phase=phase)
     with limited_memory(spec.memory_limit_bytes, place.device):  # what looks at the run later is no part of it
         step = strategy.prepare(workload, spec.train_config(), place.device)
+        compat.limit_waits(spec.timeout_seconds)
         stages.end("prepare")
         phase.enter("warm-up")
         row = run_row(chunks_of(step, batches, place.device), Pacing(spec, place), meters)

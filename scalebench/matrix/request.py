@@ -319,7 +319,9 @@ class Request(Axes):
     diagnostics: Truth | None = _ask(
         "After the timed steps look at what ran: contract, phases, memory by category, communication. Default: yes."
     )
-    timeout: Positive | None = _ask("Longest wait in one collective before a run is given up. Default: 600.", "SECONDS")
+    timeout: Positive | None = _ask(
+        "How long a run may stand still, no step ending on any rank, before it is given up. Default: 600.", "SECONDS"
+    )
     start_method: Annotated[StartMethod, choice("start method", StartMethod)] | None = _ask(
         "How ranks start; spawn is slower and depends on less. Default: forkserver.", "forkserver|spawn"
     )
@@ -329,6 +331,7 @@ class Request(Axes):
     retry: Endings | None = _ask(
         "Of what it has, run again what ended so: failed, timeout, oom, unsupported.", "ENDING,..."
     )
+    force: Truth | None = _ask("Run also cells that ran out of memory with a smaller micro-batch. Default: no.")
     results: Text | None = _ask("Folder that records go to. Default: results.", "DIR")
     debug: Truth | None = _ask("NCCL and torch debug output and a log per rank; not comparable. Default: no.")
 

@@ -59,7 +59,7 @@ class ShortageFacts(Facts):
     Attributes:
         asked: by the allocation; None when the kernel killed a process without saying which allocation it was.
         free: left at that moment.
-        limit: of the GPU, the address space, or the control group, whichever was the narrowest.
+        limit: of the GPU, the address space, the process's data or the control group, whichever was the narrowest.
         held: by the failing process: allocated on the GPU, else its resident set.
     """
 

@@ -205,7 +205,7 @@ class Suffered:
 
 def suffer(strategy: str, faults: Sequence[Fault], folder: Path) -> list[Suffered]:
     """Make a sweep suffer `faults`, one after the other."""
-    with Sweep(planned(strategy, faults), folder, variables=BACKENDS) as sweep:
+    with Sweep(folder, runs=planned(strategy, faults), variables=BACKENDS) as sweep:
         seconds = inject(sweep, faults)
         left, records = sweep.left(), sweep.records()
     pairs = [records[start : start + 2] for start in range(0, 2 * len(faults), 2)]

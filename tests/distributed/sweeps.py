@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -40,30 +40,36 @@ class Sweep:
 
     def __init__(
         self,
-        runs: Sequence[PlannedRun],
         folder: Path,
         *,
-        prepare: Callable[[], None] | None = None,
-        variables: dict[str, str] | None = None,
+        runs: Sequence[PlannedRun] = (),
+        command: Sequence[str] = (),
+        prepare: Callable[[], object] | None = None,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
+        """`runs` by this module as a program, or else `scalebench` with `command`; `prepare` is called in its process,
+        before it begins."""
         self.results, self.temporary = folder / "results", Path(tempfile.mkdtemp(prefix="sweep-", dir="/tmp"))
         folder.mkdir(parents=True, exist_ok=True)
+        self.output = ""
+        self._stderr = self.temporary.with_suffix(".err")
         self._mark = uuid.uuid4().hex
         own = {MARK: self._mark, "PYTHONPATH": str(ROOT), "TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(self.results)],
-            env=os.environ | own | (variables or {}),
+            [sys.executable, "-m", *(("scalebench", *command) if command else (__name__, str(self.results)))],
+            env=os.environ | own | dict(variables or {}),
+            cwd=folder,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=(folder / "stderr.txt").open("w"),
+            stderr=self._stderr.open("w"),
             text=True,
             start_new_session=True,
             preexec_fn=prepare,
         )
-        self._stderr = folder / "stderr.txt"
         assert self.process.stdin is not None
         self.process.stdin.writelines(run.model_dump_json() + "\n" for run in runs)
         self.process.stdin.close()
+        self.process.stdin = None  # communicate() would flush it
 
     def __enter__(self) -> Self:
         return self
@@ -76,6 +82,7 @@ class Sweep:
                 process.kill()
         self.process.wait()
         shutil.rmtree(self.temporary)
+        self._stderr.unlink()
 
     def events(self) -> Iterator[dict[str, Any]]:
         """What it tells, as it happens, until it has ended."""
@@ -108,7 +115,7 @@ class Sweep:
     def left(self, seconds: float = 5.0) -> list[str]:
         """What is still there `seconds` after it ended, or sooner if nothing is: processes and temporary files.
 
-        What torch compiled is kept on purpose.
+        What torch compiled and what was rescued is kept on purpose.
         """
         deadline = time.monotonic() + seconds
         while (found := [*self._processes(), *self._files()]) and time.monotonic() < deadline:
@@ -116,12 +123,18 @@ class Sweep:
         return found
 
     def _files(self) -> list[str]:
-        return [path.name for path in self.temporary.iterdir() if not path.name.startswith("torchinductor_")]
+        kept = ("torchinductor_", "scalebench-rescued-")
+        return [path.name for path in self.temporary.iterdir() if not path.name.startswith(kept)]
 
     def _processes(self) -> Iterator[str]:
         for process in self.family():
             with contextlib.suppress(psutil.Error):
                 yield f"{process.pid} {process.status()} {' '.join(process.cmdline())}"
+
+    def wait(self, seconds: float = 300.0) -> int:
+        """Its exit code, once it has ended."""
+        self.output, _ = self.process.communicate(timeout=seconds)
+        return self.process.returncode
 
     def records(self) -> list[Record]:
         """Everything it has stored, in the order in which it ran."""

@@ -5,10 +5,12 @@ All of them, under each strategy: `python -m tests.benchmarks.faults`.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from tests.distributed.disasters import DISASTERS, Disaster, befall
 from tests.distributed.faults import FAULTS, STRATEGIES, Fault, suffer
 
 pytestmark = pytest.mark.distributed
@@ -30,3 +32,18 @@ def test_a_fault_ends_its_own_run_and_no_other(tmp_path: Path) -> None:
 def test_no_fault_harms_more_than_its_run(tmp_path: Path, strategy: str) -> None:
     for suffered in suffer(strategy, FAULTS, tmp_path):
         assert not suffered.wrong
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("disaster", DISASTERS, ids=lambda disaster: disaster.name)
+def test_a_disturbed_sweep_comes_to_the_same_records(disaster: Disaster, strategy: str, tmp_path: Path) -> None:
+    if disaster.needs_root and os.geteuid():
+        pytest.skip("needs root")
+    assert befall(disaster, strategy, tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["SIGKILL of the launcher, a rank stopped"])
+def test_a_disturbed_sweep_of_ddp_comes_to_the_same_records(name: str, tmp_path: Path) -> None:
+    disaster = next(one for one in DISASTERS if one.name == name)
+    assert befall(disaster, "ddp", tmp_path) == []

@@ -36,7 +36,7 @@ class Executor:
         self.script: Script = lambda index, run: {}
         self.session = ""
 
-    def __call__(self, runs: Sequence[PlannedRun], request: Request, progress: Any) -> None:
+    def __call__(self, runs: Sequence[PlannedRun], request: Request, progress: Any, unfit: Sequence[RunSpec]) -> None:
         self.runs, self.request = list(runs), request
         progress.session_started(runs)
         for index, run in enumerate(runs):
