@@ -12,6 +12,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from scalebench.remembered import remembered
 from scalebench.strategies.config import GradSync, OptimizerConfig, Precision, Profile, TrainConfig
 
 Scalar = bool | int | float | str | None
@@ -91,9 +92,12 @@ class RunSpec(BaseModel):
 
     @property
     def cell_id(self) -> str:
-        """First 12 hex digits of the SHA-256 of the canonical JSON: this cell's identity."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        """First 12 hex digits of the SHA-256 of the canonical JSON: this cell's identity.
+
+        Fields at their defaults are left out, so that a field which a later version adds renames no cell. No default
+        may ever change.
+        """
+        return _identity(self)
 
     @property
     def label(self) -> str:
@@ -119,6 +123,12 @@ class RunSpec(BaseModel):
             seed=self.seed,
             timeout_seconds=self.timeout_seconds,
         )
+
+
+@remembered
+def _identity(spec: RunSpec) -> str:
+    text = json.dumps(spec.model_dump(mode="json", exclude_defaults=True), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class Trial(BaseModel):

@@ -42,6 +42,7 @@ class SessionProgress:
         self._durations = Durations(record for record, _ in recorded)
 
     def session_started(self, runs: Sequence[PlannedRun]) -> None:
+        import_analysis()
         self.runs = runs
         self._left = Counter(run.key for run in runs)
 
@@ -190,6 +191,12 @@ def throughput(record: Record) -> str:
         return ""
     rate = rate_of(record)
     return rate_text(rate, record.workload.item) if rate and record.workload else "n/a"
+
+
+def import_analysis() -> None:
+    """What figures and the answer need takes seconds to import: not before a wrong command is told, nor between two
+    runs, but while the ranks' fork server is importing too."""
+    import scalebench.reporting  # noqa: F401
 
 
 def rate_of(record: Record) -> float | None:

@@ -27,12 +27,14 @@ ENTRY_POINT_GROUP = "scalebench.strategies"
 class Entry:
     """A strategy's name: its class, the options that the name stands for, and what others call the same thing.
 
-    `grad_sync` is when it reduces gradients unless asked otherwise; None leaves that to the class.
+    `grad_sync` is when it reduces gradients unless asked otherwise; None leaves that to the class. `needs` is the
+    package that it takes beyond torch, as its class has it.
     """
 
     target: str
     preset: Mapping[str, Any] = field(default_factory=dict)
     grad_sync: GradSync | None = None
+    needs: str | None = None
     lightning: str | None = None
     accelerate: str | None = None
     raw: str
@@ -123,6 +125,7 @@ BUILTIN: dict[str, Entry] = {
         f"deepspeed_stage_{stage}": Entry(
             target="deepspeed:DeepSpeed",
             preset={"stage": stage},
+            needs="deepspeed",
             grad_sync="every_micro_batch" if stage >= 2 else "last",
             lightning=f"deepspeed_stage_{stage}" if stage else "DeepSpeedStrategy(stage=0)",
             accelerate=f"DEEPSPEED, zero_stage {stage}",
@@ -140,6 +143,7 @@ BUILTIN: dict[str, Entry] = {
         f"deepspeed_stage_{stage}_offload": Entry(
             target="deepspeed:DeepSpeed",
             preset={"stage": stage, "offload": True},
+            needs="deepspeed",
             grad_sync="every_micro_batch",
             lightning=f"deepspeed_stage_{stage}_offload",
             accelerate=f"DEEPSPEED, zero_stage {stage}, offload_optimizer_device cpu"
@@ -151,6 +155,7 @@ BUILTIN: dict[str, Entry] = {
     },
     "deepspeed": Entry(
         target="deepspeed:DeepSpeed",
+        needs="deepspeed",
         grad_sync="every_micro_batch",
         lightning="deepspeed",
         accelerate="DEEPSPEED",
@@ -186,6 +191,11 @@ def strategy_class(name: str) -> type[Strategy]:
 def default_grad_sync(name: str) -> GradSync:
     """When strategy `name` reduces gradients unless asked otherwise. Imports torch only for a third party's."""
     return entry(name).grad_sync or strategy_class(name).default_grad_sync
+
+
+def needs(name: str) -> str | None:
+    """The package that strategy `name` takes beyond torch. Imports torch only for a third party's."""
+    return BUILTIN[name].needs if name in BUILTIN else strategy_class(name).needs
 
 
 def option_fields(name: str) -> dict[str, dataclasses.Field[Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from scalebench.records.record import Record
+from scalebench.remembered import remembered
 
 from .cores import withheld
 from .device import HELD_BACK, gpu_state
@@ -23,6 +24,7 @@ NEARLY_FULL = 0.95
 """Share of the device's memory from which the allocator begins to search, free and wait."""
 
 
+@remembered
 def instabilities(record: Record) -> list[Instability]:
     """Everything that speaks against the figure of a run that ended ok; nothing for any other record."""
     if record.kind != "run" or record.status != "ok":

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scalebench.records.record import RankFacts, Record, WindowFacts
+from scalebench.remembered import remembered
 from scalebench.stats.pacing import kept, warm_up_tail
 
 NANOSECONDS = 1e-9
@@ -54,6 +55,7 @@ class Window:
         return None if self.items is None else self.items / self.wall_seconds
 
 
+@remembered
 def window(record: Record) -> Window | None:
     """The timed window of a run that finished; None for one that did not, or whose boundaries are incomplete."""
     timed, facts = timed_steps(record), record.window
@@ -78,6 +80,7 @@ def window(record: Record) -> Window | None:
     )
 
 
+@remembered
 def timed_steps(record: Record) -> Steps | None:
     """Which steps of a run are timed, shape (steps,); None for a run that did not finish or whose ranks disagree."""
     facts, lengths = record.window, {len(rank.step_end_ns) for rank in record.ranks}
@@ -124,6 +127,7 @@ def _sum_over_wall(ranks: Sequence[RankFacts], first: int) -> float | None:
     return float(_lengths(job_spans(ranks))[first:].sum()) / wall - 1 if wall > 0 else None
 
 
+@remembered
 def host_windows(record: Record) -> dict[str, tuple[int, int]]:
     """Opening and end of the window on each host, pauses included, in nanoseconds of its clock; empty without one."""
     facts = record.window

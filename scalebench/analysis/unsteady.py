@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scalebench.records.record import Record
+from scalebench.remembered import remembered
 from scalebench.stats.irregular import stalls, two_modes
 from scalebench.stats.pacing import ENOUGH_MEMORIES
 from scalebench.stats.steady import unlike
@@ -130,6 +131,7 @@ def imprecise(record: Record, measured: Window) -> Instability | None:
     )
 
 
+@remembered
 def precision_reached(record: Record) -> float | None:
     """Half the width of the interval of the run's median step over the median; None when there is no interval."""
     measured = window(record)

@@ -60,6 +60,11 @@ class Launcher:
     preload: tuple[str, ...] = ("scalebench.harness.preload",)
     debug: bool = False
 
+    def prepare(self) -> None:
+        """Start the fork server, which goes on importing by itself; otherwise the first launch starts it."""
+        with self._environment(), hidden_main_module():
+            self._start_server()
+
     def launch(
         self,
         main: Callable[[Told], Result],

@@ -1,5 +1,8 @@
 """From planned runs to records: launch each in turn, turn whatever happens into a record, write it before the next
-begins."""
+begins.
+
+Importing this does not import torch, so that the ranks' fork server and this process can do so at the same time.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,15 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
 import psutil
 
 from scalebench import strategies, workloads
-from scalebench.data.sampler import GlobalBatchSampler
 from scalebench.errors import UserError
-from scalebench.harness import worker
+from scalebench.harness import entry
 from scalebench.harness.fit import implied_outcome
 from scalebench.harness.job import Job
 from scalebench.harness.launcher import IMPORT_ENVIRONMENT, Launcher, LaunchError, StartMethod
@@ -63,8 +65,9 @@ def execute(
     cannot be written or the data of some run cannot be read or does not fill one global batch.
     """
     with stoppable() as stop:
-        check_data(runs)
         session = Session(results, runs, detect(runs[0].spec.device), start_method, did_not_fit)
+        session.prepare()
+        check_data(runs)
         progress.session_started(runs)
         finished: list[tuple[Record, Path]] = []
         for index, run in enumerate(runs):
@@ -86,6 +89,8 @@ def execute_as_worker(run: PlannedRun, *, results: Path) -> tuple[Record, Path] 
     Returns None on the other ranks. An exception is recorded by the rank that was the first on its host to raise one,
     then raised again so that the launcher ends the others.
     """
+    from scalebench.harness import worker
+
     os.environ.update({name: value for name, value in IMPORT_ENVIRONMENT.items() if name not in os.environ})
     os.environ.setdefault("DS_ACCELERATOR", run.spec.device)
     machine = detect(run.spec.device)  # before this rank is pinned to a part of it
@@ -134,11 +139,18 @@ class Session:
         device = runs[0].spec.device
         self._machine = machine
         self._did_not_fit = None if did_not_fit is None else list(did_not_fit)
-        self._environment = collect()
         self._debug = any(run.spec.debug for run in runs)
         self._launcher = Launcher(
             device=device, start_method=start_method, preload=preload_for(runs), debug=self._debug
         )
+
+    def prepare(self) -> None:
+        """Let the launcher begin with what is slow, so that this process can import torch at the same time."""
+        self._launcher.prepare()
+
+    @cached_property
+    def _environment(self) -> dict[str, object]:
+        return collect()
 
     def perform(
         self, index: int, run: PlannedRun, phase: Callable[[str], None], stop: Stop | None = None
@@ -178,7 +190,7 @@ class Session:
         try:
             with sampler:
                 reports = self._launcher.launch(
-                    worker.main,
+                    entry.main,
                     Job(run=run),
                     run.spec.world_size,
                     folder,
@@ -255,6 +267,8 @@ class Session:
 
 def check_data(runs: Sequence[PlannedRun]) -> None:
     """Read (and so prepare, once, off the clock) the data of every run. Raises UserError for data that will not do."""
+    from scalebench.data.sampler import GlobalBatchSampler
+
     for spec in {run.spec for run in runs}:
         workload = workloads.create(spec.workload, spec.size, spec.workload_options)
         samples = len(workload.samples(spec.data, spec.seed))
@@ -279,5 +293,5 @@ def functional_only(spec: RunSpec) -> str | None:
 
 def preload_for(runs: Sequence[PlannedRun]) -> tuple[str, ...]:
     """What the fork server imports for these runs."""
-    needs = {strategies.strategy_class(run.spec.strategy).needs for run in runs}
+    needs = {strategies.needs(name) for name in {run.spec.strategy for run in runs}}
     return ("scalebench.harness.preload", *(["scalebench.harness.preload_deepspeed"] if "deepspeed" in needs else []))

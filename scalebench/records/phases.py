@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Self
+
+from pydantic import model_validator
+
 from scalebench.records.facts import Facts
 
 
@@ -26,3 +30,10 @@ class PhaseFacts(Facts):
     forward_ns: list[int]
     backward_ns: list[int]
     optimizer_ns: list[int]
+
+    @model_validator(mode="after")
+    def _same_steps(self) -> Self:
+        lists = (self.start_ns, self.data_ns, self.forward_ns, self.backward_ns, self.optimizer_ns)
+        if len({len(durations) for durations in lists}) > 1:
+            raise ValueError("the phases are not of the same steps")
+        return self

@@ -14,9 +14,9 @@ Method history (how the figures are obtained; records of different methods are n
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from scalebench.records.batch_effect import BatchEffect
 from scalebench.records.communication import CommunicationFacts
@@ -126,6 +126,18 @@ class RankFacts(Facts):
     network: NetworkFacts | None = None
     phases: PhaseFacts | None = None
     loader_rates: list[LoaderRate] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        steps, starts = len(self.step_end_ns), [chunk.first_step for chunk in self.chunks]
+        for name in ("losses", "grad_norms", "data_wait_ns"):
+            values = getattr(self, name)
+            if values and len(values) != steps:
+                raise ValueError(f"{name} holds {len(values)} values of {steps} steps")
+        in_order = starts == sorted(set(starts)) and starts[:1] == [0] * (steps > 0)
+        if not in_order or any(start >= steps for start in starts):
+            raise ValueError(f"chunks that begin with steps {starts} do not make up {steps} steps")
+        return self
 
 
 class Contract(Facts):

@@ -12,8 +12,8 @@ import pytest
 from scalebench.analysis.bottleneck import LEAST_SHARE, explain
 from scalebench.analysis.causes import Limit
 from scalebench.analysis.steps import foreign_cpu_cores
+from scalebench.harness import entry
 from scalebench.harness.job import Job, Report
-from scalebench.harness.runner import worker
 from scalebench.records.record import Record
 from tests.distributed import planted
 from tests.distributed.hosts import limit_rate, namespaces, run_on_hosts
@@ -44,7 +44,7 @@ def planted_run(
     monkeypatch: pytest.MonkeyPatch, results: Path, main: Callable[[Job], Report], **changes: object
 ) -> Record:
     """A run whose ranks begin with `main`."""
-    monkeypatch.setattr(worker, "main", main)
+    monkeypatch.setattr(entry, "main", main)
     return run_one(tiny(**STEPS, **changes), results)  # type: ignore[arg-type]
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from scalebench.cli.asking import line_of, read_asked, read_assignments
@@ -167,26 +166,6 @@ def test_the_line_of_a_key_is_where_its_statement_begins(statements: dict[str, t
         expected[key] = text.count("\n") + 1
         text += f"{key} = {value}\n"
     assert {key: line_of(text, ("run", key)) for key in statements} == expected
-
-
-fields = st.sampled_from([*Request.model_fields, "stepps", "micro-batch"])
-ODD_VALUES = (
-    "1 0 -1 1.5 nan true '' 'ddp' ['ddp','fsdp'] [] [1,2] {a=1} {strategy={x=1}} 2030-01-01 'all' [[1]] '~nobody' '1,2'"
-    + r""" '\u0000' "\u0000" "\n" """
-)
-odd = st.sampled_from(ODD_VALUES.split())
-lines = st.one_of(st.builds("{} = {}".format, fields, odd), st.text(max_size=12), st.just("[run.set]"))
-
-
-@given(body=st.lists(lines, max_size=5))
-@settings(max_examples=400)
-def test_no_file_makes_anything_but_a_request_or_an_error_for_people(
-    tmp_path_factory: pytest.TempPathFactory, body: list[str]
-) -> None:
-    file = tmp_path_factory.getbasetemp() / "fuzz.toml"
-    file.write_text("[run]\n" + "\n".join(body), encoding="utf-8", errors="replace")
-    with contextlib.suppress(UserError):  # every other exception fails the test
-        resolve(read_asked({}, file).request(), CPU)
 
 
 def test_the_documented_example_is_valid_and_every_key_is_documented(tmp_path: Path) -> None:

@@ -80,6 +80,12 @@ def test_torch_is_not_imported_before_a_run_starts(arguments: tuple[str, ...]) -
     assert done.stdout.splitlines()[-1] == "False"
 
 
+def test_the_runner_can_start_the_fork_server_before_torch_is_imported() -> None:
+    code = "import sys; from scalebench.harness import runner; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, timeout=60)
+    assert done.stdout.strip() == "False", done.stderr
+
+
 def test_an_unexpected_error_is_called_a_bug_and_its_traceback_kept(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-GROUND = {"strategies", "stats", "theory", "errors"}
+GROUND = {"strategies", "stats", "theory", "errors", "remembered"}
 CORE = GROUND | {"data", "workloads", "spec", "scheme", "machine"}
 FACTS = CORE | {"meters", "records", "compat"}
 ALLOWED: dict[str, set[str]] = {
@@ -18,6 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "stats": {"stats"},
     "theory": {"theory"},
     "errors": set(),
+    "remembered": set(),
     "spec": GROUND | {"spec"},
     "scheme": CORE,
     "machine": {"errors"},
@@ -29,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "records": FACTS,
     "harness": FACTS | {"harness"},
     "search": FACTS | {"matrix", "harness", "analysis", "doctor", "search"},
-    "analysis": {"stats", "theory", "records", "spec", "errors", "analysis"},
+    "analysis": {"stats", "theory", "records", "spec", "errors", "remembered", "analysis"},
     "doctor": FACTS | {"analysis", "doctor"},
     "reporting": {"stats", "theory", "records", "spec", "errors", "analysis", "reporting", "strategies"},
 }

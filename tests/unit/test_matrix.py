@@ -207,6 +207,11 @@ def test_the_registry_and_the_strategy_agree_on_gradient_reduction(name: str) ->
     assert strategies.default_grad_sync(name) == strategies.create(name).default_grad_sync
 
 
+@pytest.mark.parametrize("name", strategies.BUILTIN)
+def test_the_registry_and_the_strategy_agree_on_what_it_needs(name: str) -> None:
+    assert strategies.needs(name) == strategies.strategy_class(name).needs
+
+
 def test_gradient_reduction_follows_the_strategy_unless_asked() -> None:
     found = {s.strategy: s.grad_sync for s in cells(strategy="ddp,fsdp,deepspeed_stage_1,deepspeed_stage_3")}
     assert found == {
