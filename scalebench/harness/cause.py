@@ -23,8 +23,9 @@ PEER_LOST = ("closed by peer", "reset by peer", "Broken pipe", "remote process e
 """In the words of gloo, NCCL and the stores, when the other end of a connection has gone."""
 LOG_TAIL = 4000
 STACK_SECONDS = 1.0
-COMMUNICATING = ("/torch/distributed/", "/deepspeed/comm/", "/torch/autograd/graph.py")
-"""Where ranks wait for each other. In the backward pass most collectives run below autograd's engine."""
+COMMUNICATING = ("/torch/distributed/", "/deepspeed/", "/torch/autograd/graph.py")
+"""Where ranks wait for each other: in the backward pass mostly below autograd's engine, under DeepSpeed anywhere in
+it."""
 
 
 def of_death(rank: int, code: int, at_ns: int, folder: Path) -> RankFailure:

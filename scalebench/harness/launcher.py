@@ -31,6 +31,8 @@ StartMethod = Literal["forkserver", "spawn"]
 Told = TypeVar("Told", bound=Orders)
 Result = TypeVar("Result")
 
+SERVER_SECONDS = 120.0
+"""How long the fork server may take at least: its imports come once, and from a slow disk they take long."""
 IMPORT_ENVIRONMENT = {
     # Importing DeepSpeed asks whether CUDA is there; asked through NVML, the answer leaves no CUDA context behind.
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
@@ -87,7 +89,7 @@ class Launcher:
         for name in ("logs", "tmp"):
             (folder / name).mkdir()
         try:
-            with self._environment(), hidden_main_module(), bounded_server(patience):
+            with self._environment(), hidden_main_module(), bounded_server(max(patience, SERVER_SECONDS)):
                 self._start_server()
                 for rank in range(ranks):
                     launch.add(Supervised(rank, self._start(main, orders, rank, ranks), folder, pulse))

@@ -104,6 +104,8 @@ def test_the_guilty_rank_has_come_least_far_or_waits_for_nobody(tmp_path: Path) 
     works = 'Current thread 0x1 (most recent call first):\n  File "/x/model.py", line 7 in forward\n'
     assert cause.guilty({0: (3, 9), 1: (2, 9)}, {0: works, 1: waits}) == 1
     assert cause.guilty({0: (3, 9), 1: (3, 9)}, {0: waits, 1: works}) == 1
+    wrapped = waits.replace("/x/torch/distributed/c10d.py", "/x/deepspeed/utils/nvtx.py")
+    assert cause.guilty({0: (3, 9), 1: (3, 9)}, {0: wrapped, 1: works}) == 1
     assert cause.place_in(works) == "/x/model.py:7 (forward)"
 
 
