@@ -1,12 +1,16 @@
 """Make `tests` importable by name, in the processes that tests start too: `from tests.distributed.ranks import …`."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several ranks share few cores, and idle threads spin
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a script's background, and then in all that tests start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = str(Path(__file__).resolve().parents[1])
 if ROOT not in sys.path:

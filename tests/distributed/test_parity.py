@@ -16,6 +16,7 @@ from torch import Tensor
 from scalebench import strategies, workloads
 from scalebench.harness.job import Report
 from scalebench.harness.parity import STEPS, check
+from scalebench.harness.phase import Phase
 from scalebench.harness.placement import Place
 from scalebench.harness.runner import execute
 from scalebench.records.record import ParityFacts
@@ -41,7 +42,9 @@ def spec(strategy: str, world_size: int, **changes: Any) -> RunSpec:
 
 def checked(asked: RunSpec, strategy: Strategy | None = None) -> Report:
     place = Place(rank=rank(), local_rank=rank(), world_size=dist.get_world_size(), device=CPU)
-    return check(asked, strategy or strategies.create(asked.strategy, asked.strategy_options), place)
+    return check(
+        asked, strategy or strategies.create(asked.strategy, asked.strategy_options), place, Phase(None, rank())
+    )
 
 
 def all_checked(asked: list[RunSpec]) -> list[Report]:
