@@ -32,7 +32,7 @@ def be_rank(main: Callable[[Any], Any], orders: Orders, rank: int, ranks: int) -
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher decides
     write_logs(orders.folder, rank)
     os.environ.update(variables(orders.folder, rank, ranks))
-    tempfile.tempdir = None  # found anew
+    tempfile.tempdir = os.environ["TMPDIR"]
     try:
         ended = main(orders)
     except BaseException as error:

@@ -6,6 +6,7 @@ record, and the window, its interval and what speaks against it come from the fu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +46,8 @@ class Script:
         self._lengths = np.rint(durations * STEP_NS).astype(np.int64)
         self._done, self._now = 0, 0
 
-    def run(self, steps: int) -> Timeline:
+    def run(self, steps: int, opening: Callable[[], None]) -> Timeline:
+        opening()
         chunk = self._lengths[self._done : self._done + steps]
         assert len(chunk) == steps, "the script is too short"
         start = self._now + PAUSE_NS

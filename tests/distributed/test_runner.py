@@ -188,7 +188,8 @@ import sys
 from pathlib import Path
 from tests.distributed.test_runner import run_one, tiny
 if __name__ == "__main__":
-    print(run_one(tiny(steps=20), Path(sys.argv[1])).status)
+    record = run_one(tiny(steps=20), Path(sys.argv[1]))
+    print(record.status, record.reason or "")
 """
 
 
