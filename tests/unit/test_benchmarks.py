@@ -6,11 +6,15 @@ import math
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy import stats
 
-from tests.benchmarks import sweep_overhead
+from scalebench.records.record import Record
+
+from tests.benchmarks import many_records, sweep_overhead
 from tests.benchmarks.blocks import Launch, job_seconds
+from tests.benchmarks.many_records import Point
 from tests.benchmarks.pairs import Cell, Sample, schedule
 from tests.benchmarks.sweep_overhead import Run, Side, Study
 from tests.benchmarks.tables import cost_target, mean_ratio, start_target, verdict
@@ -98,3 +102,23 @@ def test_the_loop_launches_each_run_with_as_many_steps_as_it_had(tmp_path: Path)
     assert first == "set -e"
     for flag in ("--nproc-per-node=2", "--strategy=fsdp", "--precision=bf16", "--steps=9", "bare-3.json"):
         assert flag in line
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_the_exponent_is_that_of_the_growth(power: float) -> None:
+    points = [
+        Point(what="load", records=count, seconds=1.0, cpu_seconds=0.003 * count**power, peak_bytes=1)
+        for count in (1250, 2500, 5000)
+    ]
+    assert many_records.exponent(points) == pytest.approx(power)
+    assert ("met" if power == 1 else "missed") in many_records.verdict("load", points)
+
+
+def test_multiplied_records_are_valid_and_each_run_is_another() -> None:
+    templates = [make_record(make_spec(strategy=strategy)) for strategy in ("ddp", "fsdp")]
+    copies = list(many_records.multiplied(templates, 40, np.random.default_rng(0)))
+    assert len({(copy.session, copy.file_name) for copy in copies}) == 40
+    assert all(Record.model_validate_json(copy.model_dump_json()) == copy for copy in copies)
+    durations = [np.diff(copy.ranks[0].step_end_ns).mean() / 1e7 for copy in copies]
+    assert np.mean(durations) == pytest.approx(1, abs=0.02)
+    assert len(set(durations)) == 40
