@@ -11,7 +11,6 @@ import pytest
 from scipy import stats
 
 from scalebench.records.record import Record
-
 from tests.benchmarks import many_records, sweep_overhead
 from tests.benchmarks.blocks import Launch, job_seconds
 from tests.benchmarks.many_records import Point
