@@ -26,7 +26,7 @@ class RunSpec(BaseModel):
 
     Attributes:
         workload, size, workload_options: the model; options are those of `--set workload.NAME=VALUE`, resolved.
-        data: `text:PATH` (a file or a folder; the standard library's sources by default) or `synthetic`.
+        data: what it is trained on, as scalebench.data names it: `synthetic`, `text:PATH`, ...
         num_workers: processes per rank that load data ahead of time; with 0 the rank itself loads between its steps.
         strategy, strategy_options: the backend's name in `scalebench list` and the options asked by `--set strategy.*`.
         world_size: ranks: GPUs on `cuda`, processes on `cpu`.
@@ -102,7 +102,8 @@ class RunSpec(BaseModel):
     @property
     def label(self) -> str:
         """Short name for people and file names, not unique: `gpt-tiny-fsdp-2xcpu-bf16`."""
-        return f"{self.workload}-{self.size}-{self.strategy}-{self.world_size}x{self.device}-{self.precision}"
+        name = f"{self.workload}-{self.size}-{self.strategy}-{self.world_size}x{self.device}-{self.precision}"
+        return name.replace("/", "_")
 
     def __hash__(self) -> int:
         return hash(self.cell_id)

@@ -47,7 +47,7 @@ def memory_text(spec: RunSpec) -> str:
 
 def peak_bytes(spec: RunSpec) -> int | None:
     """Bytes that a rank needs at the fullest moment, by the formulas of scalebench.theory.memory; None without one."""
-    layers = spec.workload_options.get("num_layers")
+    layers = spec.workload_options.get(workloads.depth_option(spec.workload) or "")
     if isinstance(layers, int) and layers > MOST_LAYERS:
         return None
     from scalebench.scheme import scheme_of

@@ -9,7 +9,10 @@ from torch import Tensor
 
 
 class SampleSource(Protocol):
-    """Samples by GLOBAL index: what sample i holds never depends on rank, world size or who asks."""
+    """Samples by draw: draw d is sample d % len(self), and what is random about it follows from d and a seed.
+
+    Never from the rank, the world size, the process that asks or the order (see GlobalBatchSampler).
+    """
 
     @property
     def name(self) -> str: ...
@@ -20,5 +23,5 @@ class SampleSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitems__(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
-        """The samples at `indices` as one batch on the CPU, in that order (torch's fetcher calls this)."""
+    def __getitems__(self, draws: Sequence[int] | Tensor) -> dict[str, Tensor]:
+        """The samples of these draws as one batch on the CPU, in that order (torch's fetcher calls this)."""

@@ -49,7 +49,7 @@ def loader(
 
 
 def _grouped(sampler: GlobalBatchSampler) -> Iterator[Tensor]:
-    """The indices of as many whole steps as make one fetch, epoch after epoch."""
+    """The draws of as many whole steps as make one fetch, epoch after epoch."""
     steps = itertools.chain.from_iterable(_epochs(sampler))
     while True:
         yield torch.cat(list(itertools.islice(steps, steps_per_fetch(sampler.per_rank))))

@@ -1,4 +1,4 @@
-"""Which samples a rank takes in each optimizer step: one permutation per epoch, the same on every rank."""
+"""Which samples a rank draws in each optimizer step: one permutation per epoch, the same on every rank."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from scalebench.errors import UserError
 
 
 class GlobalBatchSampler:
-    """One rank's sample indices, step by step, over one epoch.
+    """One rank's draws, step by step, over one epoch.
+
+    Draw `epoch · samples + i` is sample i, seen for the epoch's time: a source takes the sample itself by the draw
+    modulo its length, and what is random about it (scalebench.data.draws) by the draw.
 
     A step takes the next micro_batch · accumulation · world_size samples of the epoch's permutation, cut into
     micro-batches numbered g = 0, 1, ...; micro-batch g belongs to rank g // accumulation. So the samples of a step, and
@@ -42,7 +45,7 @@ class GlobalBatchSampler:
             raise UserError(
                 f"the data holds {samples} samples, fewer than one global batch of {self.per_step} "
                 f"({micro_batch} per micro-batch x {accumulation} accumulated x {world_size} ranks). "
-                "Give more data with --data, a smaller --micro-batch, or a smaller --set workload.context_length."
+                "Give more data with --data, a smaller --micro-batch, or, of text, a smaller workload.context_length."
             )
 
     def __len__(self) -> int:
@@ -54,8 +57,8 @@ class GlobalBatchSampler:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Per step, the int64 indices of this rank's samples in order, micro-batch after micro-batch."""
-        order = epoch_permutation(self.samples, self.seed, self.epoch)
+        """Per step, this rank's int64 draws in order, micro-batch after micro-batch."""
+        order = epoch_permutation(self.samples, self.seed, self.epoch) + self.epoch * self.samples
         for start in range(self.offset, len(self) * self.per_step, self.per_step):
             yield order[start : start + self.per_rank]
 

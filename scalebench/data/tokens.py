@@ -28,9 +28,9 @@ class TokenSamples:
     def __len__(self) -> int:
         return self.rows.size(0)
 
-    def __getitems__(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
-        """`tokens` and `targets` of the samples at `indices`: contiguous int64, each (len(indices), L)."""
-        rows = self.rows.index_select(0, torch.as_tensor(indices))
+    def __getitems__(self, draws: Sequence[int] | Tensor) -> dict[str, Tensor]:
+        """`tokens` and `targets` of the samples of `draws`: contiguous int64, each (len(draws), L)."""
+        rows = self.rows.index_select(0, torch.as_tensor(draws) % len(self))
         return {"tokens": rows[:, :-1].long(), "targets": rows[:, 1:].long()}
 
 

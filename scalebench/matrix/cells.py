@@ -25,7 +25,6 @@ from scalebench.strategies.config import GradSync, OptimizerConfig, Precision
 
 OWN_JSON = "deepspeed"
 """The strategy that takes a whole DeepSpeed configuration."""
-DEFAULT_SIZE = {"cuda": "124m", "cpu": "tiny"}
 DEFAULT_TARGET_PRECISION = 0.02
 DEFAULT_MAX_SECONDS = 20.0
 
@@ -145,7 +144,7 @@ class Making:
         series = series_of(self.point, self.machine, self.ranks)
         precision = one(self.point.precision, default_precision(self.machine))
         return RunSpec(
-            **common_fields(self.point),
+            **common_fields(self.point, series.workload),
             **self.placement,
             **model_fields(self.point, series),
             **self._own[strategy],
@@ -212,7 +211,7 @@ def series_of(point: Request, machine: Machine, ranks: tuple[int, ...]) -> Serie
 
 def size_of(point: Request, workload: str, machine: Machine) -> str:
     """The size asked for, one of the workload's."""
-    size, known = one(point.size, DEFAULT_SIZE[machine.device]), workloads.size_names(workload)
+    size, known = one(point.size, workloads.default_size(workload, machine.device)), workloads.size_names(workload)
     if size == MAX:
         return known[0]
     if size not in known:
@@ -220,11 +219,11 @@ def size_of(point: Request, workload: str, machine: Machine) -> str:
     return size
 
 
-def common_fields(point: Request) -> dict[str, Any]:
-    """The fields that follow from the request alone."""
+def common_fields(point: Request, workload: str) -> dict[str, Any]:
+    """The fields that neither the strategy nor the number of ranks touches."""
     defaults, clip_norm = OptimizerConfig(), one(point.clip_norm, 1.0)
     return {
-        "data": data_name(one(point.data, None)),
+        "data": data_name(one(point.data, workloads.default_data(workload))),
         "num_workers": one(point.num_workers, 0),
         "profile": one(point.profile, "matched"),
         "optimizer": OptimizerConfig(

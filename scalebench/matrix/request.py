@@ -224,11 +224,11 @@ class Axes(BaseModel):
     workload: Workloads | None = _ask("Models, named by `scalebench list workloads`. Default: gpt.", "NAME,...")
     size: Texts | None = _ask(
         "Sizes of the model; `max` searches the largest that each strategy can train here. "
-        "Default: 124m on a GPU, tiny on a CPU.",
+        "Default: tiny on a CPU, on a GPU a published one (gpt: 124m).",
         "NAME,...|max",
     )
     data: Paths | None = _ask(
-        "A text file or a folder of them, `stdlib` (Python's own sources, the default) or `synthetic`.", "PATH"
+        "A text file or a folder of them, `stdlib` (Python's own sources, gpt's default) or `synthetic`.", "PATH"
     )
     num_workers: FromZeros | None = _ask("Processes per rank that load data ahead. Default: 0, none.", "N,...")
     scaling: Scalings | None = _ask(

@@ -61,16 +61,18 @@ def throughputs(question: Question, trials: Trials) -> dict[RunSpec, float]:
 def largest_cell(spec: RunSpec, trials: Trials, asked: Collection[str]) -> RunSpec:
     """The largest of the workload's sizes, with the options that were `asked`, and of its width the deepest model.
 
-    Not deeper where a depth was asked. Where nothing fits, or the cell is not supported, the smallest size.
+    Not deeper where a depth was asked, or the workload has none to choose. Where nothing fits, or the cell is not
+    supported, the smallest size.
     """
     named = sizes(spec, {option: spec.workload_options[option] for option in asked})
     found = edge(named, trials).largest if unsupported_reason(named.smallest) is None else None
     if found is None:
         return named.smallest
     largest = named.cell(found)
-    if workloads.depth_option(spec.workload) in asked:
+    depth = workloads.depth_option(spec.workload)
+    if depth is None or depth in asked:
         return largest
-    deeper = depths(largest, named)
+    deeper = depths(largest, depth, named)
     deepest = edge(deeper, trials).largest
     return largest if deepest is None else deeper.cell(deepest)
 

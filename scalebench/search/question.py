@@ -60,9 +60,9 @@ def sizes(spec: RunSpec, asked: Mapping[str, Any]) -> Question:
     )
 
 
-def depths(spec: RunSpec, sizes: Question) -> Question:
-    """How many blocks, from those of `spec` on, of its width? `spec` is what was found of `sizes`."""
-    option, options = workloads.depth_option(spec.workload), spec.workload_options
+def depths(spec: RunSpec, option: str, sizes: Question) -> Question:
+    """How many blocks, which `option` says, from those of `spec` on, of its width? `spec` was found of `sizes`."""
+    options = spec.workload_options
     return Question(
         sought="size",
         values=range(int(options[option] or 1), MOST_BLOCKS),

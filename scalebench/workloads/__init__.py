@@ -7,33 +7,41 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from scalebench.errors import UserError, unknown_name
+from scalebench.errors import unknown_name
 from scalebench.workloads import gpt_config
+from scalebench.workloads.config import Config
+from scalebench.workloads.options import Scalar, checked_options
 
 if TYPE_CHECKING:
     from scalebench.workloads.base import Workload
 
-Scalar = bool | int | float | str | None
-Config = gpt_config.GPTConfig
-
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A model family: where its Workload class is (`module:Class`, called with size and config), and its sizes.
+    """A model family.
 
-    `depth` is the option that says how many equal blocks a model has.
+    Attributes:
+        target: its Workload class, `module:Class`, which is called with a size's name and a config.
+        sizes: from the smallest, which a CPU can train, to the largest.
+        default_micro_batch: of each size: samples per rank and forward pass when none are asked for.
+        gpu_size: the size that is measured on a GPU when none is asked for; on a CPU that is the smallest.
+        depth: the option that says how many equal blocks a model has; None: its depth cannot be changed.
+        reads: the kinds of data it can be trained on (scalebench.data), the one that a path alone is taken for first.
+        default_data: what it is trained on when nothing is asked, as a spec stores it.
     """
 
     target: str
+    summary: str
     sizes: Mapping[str, Config]
     default_micro_batch: Mapping[str, int]
-    depth: str
-    summary: str
+    gpu_size: str
+    depth: str | None = None
+    reads: tuple[str, ...]
+    default_data: str = "synthetic"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +58,14 @@ class SizeInfo:
 FAMILIES: dict[str, Family] = {
     "gpt": Family(
         target="scalebench.workloads.gpt:GPTWorkload",
+        summary="decoder-only language model of the GPT-2/3 family, next-token cross-entropy",
         sizes=gpt_config.SIZES,
         default_micro_batch=gpt_config.DEFAULT_MICRO_BATCH,
+        gpu_size="124m",
         depth="num_layers",
-        summary="decoder-only language model of the GPT-2/3 family, next-token cross-entropy",
-    )
+        reads=("text", "synthetic"),
+        default_data="text:stdlib",
+    ),
 }
 
 
@@ -73,7 +84,7 @@ def resolve_options(name: str, size: str, options: Mapping[str, Scalar] | None =
 def resolve_config(name: str, size: str, options: Mapping[str, Scalar]) -> Config:
     """The shape behind `size`, changed by `options` after checking their names and types."""
     base = _sized(name, size)
-    return dataclasses.replace(base, **{key: _checked(base, key, value) for key, value in options.items()})
+    return dataclasses.replace(base, **checked_options(base, options))
 
 
 def size_names(name: str) -> list[str]:
@@ -81,9 +92,19 @@ def size_names(name: str) -> list[str]:
     return list(_family(name).sizes)
 
 
-def depth_option(name: str) -> str:
-    """The option of workload `name` that makes its sizes deeper."""
+def depth_option(name: str) -> str | None:
+    """The option of workload `name` that makes its sizes deeper; None where none does."""
     return _family(name).depth
+
+
+def default_size(name: str, device: str) -> str:
+    """The size of workload `name` that is measured on a `cuda` or `cpu` device when none is asked for."""
+    return _family(name).gpu_size if device == "cuda" else size_names(name)[0]
+
+
+def default_data(name: str) -> str:
+    """What workload `name` is trained on when nothing is asked, as a spec stores it."""
+    return _family(name).default_data
 
 
 def default_micro_batch(name: str, size: str) -> int:
@@ -116,16 +137,3 @@ def _sized(name: str, size: str) -> Config:
     if size not in sizes:
         raise unknown_name(f"size of {name}", size, sizes)
     return sizes[size]
-
-
-def _checked(base: Config, name: str, value: Scalar) -> Any:
-    """`value` in the type of option `name`, whose type is that of the size's own value."""
-    defaults = dataclasses.asdict(base)
-    if name not in defaults:
-        raise unknown_name("option of the workload", name, defaults)
-    kind = type(defaults[name])
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not (whole or (kind is float and isinstance(value, float) and math.isfinite(value))):
-        wanted = "a whole number" if kind is int else "a number"
-        raise UserError(f"workload.{name} is {value!r}; give {wanted}, e.g. --set workload.{name}={defaults[name]}.")
-    return kind(value)

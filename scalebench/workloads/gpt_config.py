@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from scalebench.errors import UserError
-
-LARGEST = 2**31 - 1
-"""Of any option: tokens and the numbers of them are held in 32 bits."""
+from scalebench.workloads.config import Config
 
 
 @dataclass(frozen=True, kw_only=True)
-class GPTConfig:
+class GPTConfig(Config):
     """The shape of a GPT-2/3 model; the fields are the options of `--set workload.NAME=VALUE`.
 
     Attributes:
@@ -33,18 +31,13 @@ class GPTConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("num_layers", "hidden_size", "num_heads", "context_length", "vocab_size"):
-            if not 1 <= getattr(self, name) <= LARGEST:
-                raise UserError(
-                    f"workload.{name} is {getattr(self, name)}; give a whole number of at least 1, at most {LARGEST}."
-                )
+        self.require_whole("num_layers", "hidden_size", "num_heads", "context_length", "vocab_size")
         if self.hidden_size % self.num_heads:
             raise UserError(
                 f"workload.hidden_size {self.hidden_size} does not divide into {self.num_heads} heads; "
                 "choose workload.num_heads so that hidden_size / num_heads is whole."
             )
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"workload.dropout is {self.dropout}; give a probability of at least 0 and below 1.")
+        self.require_probability("dropout")
 
     @property
     def parameter_count(self) -> int:

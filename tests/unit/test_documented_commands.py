@@ -12,7 +12,7 @@ from scalebench.cli.asking import Asked, read_assignments
 from scalebench.cli.main import scalebench
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TYPED = re.compile(r"^(?: {4}|[$] )?(?:torchrun [^#\n]* -m )?scalebench ([a-z][^#\n]*)", re.MULTILINE)
 NOT_OF_A_REQUEST = {"assignments", "config", "deepspeed_config", "json_lines", "local_rank", "dry_run", "force"}
 

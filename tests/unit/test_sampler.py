@@ -45,6 +45,8 @@ def test_an_epoch_shows_each_sample_at_most_once_and_leaves_out_less_than_a_step
     ]
     assert len(shown) == len(set(shown))
     assert set(shown) <= set(range(samples))
+    later = steps_of(samples, epoch=3, micro_batch=m, accumulation=a, world_size=w, seed=seed)
+    assert {draw for step in later for draw in step} <= set(range(3 * samples, 4 * samples))
     assert samples - len(shown) < m * a * w
     assert len(shown) == len(GlobalBatchSampler(samples, micro_batch=m, accumulation=a, world_size=w)) * m * a * w
 

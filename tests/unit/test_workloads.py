@@ -1,14 +1,21 @@
 """Names, sizes and options of workloads: what is allowed, what is refused and how, without torch."""
 
+import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import pytest
 
-from scalebench import workloads
+from scalebench import data, workloads
 from scalebench.errors import UserError
 from scalebench.strategies.base import Workload
+from scalebench.workloads.config import Config
+from scalebench.workloads.options import checked_options
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_options_are_the_sizes_changed_by_those_given():
@@ -74,9 +81,73 @@ assert "torch" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_documented_sizes_are_the_real_ones():
-    text = (Path(__file__).parents[2] / "docs" / "workloads.md").read_text()
-    for info in workloads.describe():
-        names = ("num_layers", "hidden_size", "num_heads", "context_length", "vocab_size")
-        numbers = [*(info.options[name] for name in names), info.parameters, info.default_micro_batch]
-        assert f"| {info.size} | {' | '.join(f'{number:,}' for number in numbers)} |" in text
+@pytest.mark.parametrize("info", list(workloads.describe()), ids=lambda info: f"{info.workload}-{info.size}")
+def test_documented_sizes_are_the_real_ones(info):
+    """Every size's row starts with its name and ends with its parameters and its micro-batch."""
+    rows = (DOCS / "workloads" / f"{info.workload}.md").read_text().splitlines()
+    start, end = f"| {info.size} | ", f" | {info.parameters:,} | {info.default_micro_batch} |"
+    row = next(row for row in rows if row.startswith(start) and row.endswith(end))
+    assert {cell.strip() for cell in row.removeprefix(start).removesuffix(end).split("|")} <= {
+        f"{value:,}" if isinstance(value, int) else str(value) for value in info.options.values()
+    }
+
+
+def test_documented_index_is_what_is_registered():
+    index = (DOCS / "workloads.md").read_text()
+    for name, family in workloads.FAMILIES.items():
+        assert f"| [{name}](workloads/{name}.md) |" in index
+        row = next(line for line in index.splitlines() if line.startswith(f"| [{name}]"))
+        assert row.endswith(f"| {family.gpu_size} | `{family.default_data.removeprefix('text:')}` |")
+
+
+@pytest.mark.parametrize("name", workloads.FAMILIES)
+def test_sizes_are_where_they_are_looked_for(name):
+    family, sizes = workloads.FAMILIES[name], workloads.size_names(name)
+    assert workloads.default_size(name, "cpu") == sizes[0] == "tiny"
+    assert workloads.default_size(name, "cuda") in sizes[1:]
+    assert list(family.default_micro_batch) == sizes
+    assert workloads.depth_option(name) in {*workloads.resolve_options(name, "tiny"), None}
+    assert data.resolve_name(workloads.default_data(name)) == workloads.default_data(name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anything(Config):
+    """One option of every kind."""
+
+    count: int = 3
+    share: float = 0.5
+    tied: bool = True
+    norm: Literal["batch", "group"] = "batch"
+    path: str = "here"
+    width: int | None = None
+    parameter_count: ClassVar[int] = 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("count", 4), ("share", 0.25), ("tied", False), ("norm", "group"), ("path", "a/b"), ("width", 7), ("width", None)],
+)
+def test_options_of_every_kind_are_taken_as_they_are(option, value):
+    assert checked_options(Anything(), {option: value}) == {option: value}
+
+
+def test_a_whole_number_is_a_number():
+    taken = checked_options(Anything(), {"share": 1})
+    assert (taken, type(taken["share"])) == ({"share": 1.0}, float)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("count", True, "give a whole number, e.g. --set workload.count=3"),
+        ("tied", 1, "give true or false, e.g. --set workload.tied=true"),
+        ("norm", "layer", "give batch, or group, e.g. --set workload.norm=batch"),
+        ("path", 5, "give text, e.g. --set workload.path=here"),
+        ("width", 0.5, "give a whole number, or none, e.g. --set workload.width=none"),
+        ("share", float("nan"), "give a number, e.g. --set workload.share=0.5"),
+        ("shares", 1, "Did you mean 'share'?"),
+    ],
+)
+def test_options_of_every_kind_refuse_others(option, value, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        checked_options(Anything(), {option: value})
