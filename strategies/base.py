@@ -11,7 +11,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from .config import Casting, GradSync, TrainConfig
 
 Batch = Mapping[str, Tensor]
 """One micro-batch on the device: name to tensor, first dimension the samples."""
+
+Task = Literal["loss", "metrics", "generate"]
+"""What a module's forward is asked for. Wrappers hook forward alone, so that everything has to go through it."""
 
 
 @runtime_checkable
@@ -30,7 +33,11 @@ class Workload(Protocol):
     name: str
 
     def build(self) -> nn.Module:
-        """The module, whose `forward(batch)` returns the batch's mean loss: a scalar, computed in fp32 always.
+        """The module, whose `forward(batch, task="loss")` gives what `task` asks of a batch:
+
+        - `loss`: its mean loss: a scalar, computed in fp32 always;
+        - `metrics`: by name, sums that add up over batches and ranks to what the workload's metrics are made of;
+        - `generate`: one sample for each of its own (a continuation, a reconstruction, a prediction).
 
         Called under a meta-device context or zero.Init: it must not read parameter values. All randomness of
         initialisation is left to `init_parameter_`.
@@ -78,9 +85,25 @@ class TrainStep(ABC):
     def skipped_steps(self) -> int:
         """Optimizer steps dropped by loss scaling since `prepare`. Off the clock: it may synchronise."""
 
+    def evaluate(self, batch: Batch) -> dict[str, Tensor]:
+        """The sums of the task `metrics` for this rank's `batch`, by name: fp32, on the device. Collective.
+
+        They are added up over batches and ranks, in fp64 where that is many; the workload's `metrics` divides them.
+        """
+        sums: Mapping[str, Tensor] = self.infer(batch, "metrics")
+        return {name: value.float() for name, value in sums.items()}
+
+    def generate(self, batch: Batch) -> Tensor:
+        """One generated sample for each of `batch`, as the module's task `generate` makes them. Collective."""
+        samples: Tensor = self.infer(batch, "generate")
+        return samples
+
     @abstractmethod
-    def evaluate(self, batch: Batch) -> Tensor:
-        """The mean loss of `batch` through the wrapped forward, without gradients. Collective."""
+    def infer(self, batch: Batch, task: Task) -> Any:
+        """What the wrapped forward gives for `task`, in evaluation mode and without gradients. Collective.
+
+        Leaves no trace: parameters, gradients and the training mode are afterwards what they were.
+        """
 
     @abstractmethod
     def set_learning_rate(self, value: float) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import compat
-from .base import Batch, TrainStep
+from .base import Batch, Task, TrainStep
 from .deepspeed_config import Plan
 from .loss_scaling import LossScaler
 
@@ -74,12 +74,12 @@ class DeepSpeedStep(TrainStep):
     def skipped_steps(self) -> int:
         return self._scaler.skipped_steps() if self._scaler else int(self._engine.skipped_steps)
 
-    def evaluate(self, batch: Batch) -> Tensor:
+    def infer(self, batch: Batch, task: Task) -> Any:
         self._engine.eval()
         with torch.no_grad():
-            loss: Tensor = self._engine(self._cast(batch)).float()
+            found = self._engine(self._cast(batch), task)
         self._engine.train()
-        return loss
+        return found
 
     def set_learning_rate(self, value: float) -> None:
         for group in self.optimizer.param_groups:

@@ -93,7 +93,7 @@ class FSDP(Strategy):
             scaler=LossScaler(config, device),
             sync=_sync(module),
             autocast=False,
-            after_evaluation=lambda: _reshard(module),
+            after_inference=lambda: _reshard(module),
         )
 
     def _shard(self, module: nn.Module, block_names: list[str], config: TrainConfig, device: torch.device) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from .base import Batch, TrainStep
+from .base import Batch, Task, TrainStep
 from .config import TrainConfig
 from .construct import compute_dtype
 from .loss_scaling import LossScaler
@@ -38,7 +39,7 @@ class TorchStep(TrainStep):
         sync: as SyncContext says; by default there is nothing to hold back.
         scaler: loss scaling, disabled where the precision needs none.
         autocast: whether torch.autocast does the casting (with `fp16` and `bf16`), rather than the backend.
-        after_evaluation: brings the module back to rest.
+        after_inference: brings the module back to rest.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class TorchStep(TrainStep):
         scaler: LossScaler,
         sync: SyncContext = no_sync_needed,
         autocast: bool = True,
-        after_evaluation: Callable[[], None] = lambda: None,
+        after_inference: Callable[[], None] = lambda: None,
     ) -> None:
         self.module = module
         self.optimizer = optimizer
@@ -67,7 +68,7 @@ class TorchStep(TrainStep):
         self._clip = clip
         self._scaler = scaler
         self._sync = sync if config.accumulation > 1 else no_sync_needed
-        self._after_evaluation = after_evaluation
+        self._after_inference = after_inference
 
     def __call__(self, micro_batches: Sequence[Batch]) -> Tensor:
         assert len(micro_batches) == self._accumulation, "the divisor of the gradient is fixed at construction"
@@ -100,13 +101,13 @@ class TorchStep(TrainStep):
     def skipped_steps(self) -> int:
         return self._scaler.skipped_steps()
 
-    def evaluate(self, batch: Batch) -> Tensor:
+    def infer(self, batch: Batch, task: Task) -> Any:
         self.module.eval()
         with torch.no_grad(), self._autocast:
-            loss: Tensor = self.module(batch).float()
+            found = self.module(batch, task)
         self.module.train()
-        self._after_evaluation()
-        return loss
+        self._after_inference()
+        return found
 
     def set_learning_rate(self, value: float) -> None:
         for group in self.optimizer.param_groups:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
+
+from torch import Tensor
 
 from scalebench.data.base import SampleSource as SampleSource
 from scalebench.strategies.base import Workload as StrategyWorkload
@@ -31,6 +34,12 @@ class Workload(StrategyWorkload, Protocol):
 
     def parameter_count(self) -> int:
         """Parameters, tied ones counted once."""
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """What the sums of the module's task `metrics`, added up over batches and ranks, say: by name, nan of nothing.
+
+        `loss` is always among them.
+        """
 
     def samples(self, data: str, seed: int) -> SampleSource:
         """The training samples that a spec's `data` names. Raises UserError when it cannot be read or is too short."""

@@ -8,6 +8,7 @@ about twice as long on CPUs. No block holds what tells it from the others, so on
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +16,13 @@ from torch.nn import functional as F  # noqa: N812
 
 from scalebench.data.base import SampleSource
 from scalebench.data.tokens import open_tokens
-from scalebench.strategies.base import Batch
+from scalebench.strategies.base import Batch, Task
 from scalebench.theory.activations import Saved, gpt_saved
 from scalebench.theory.flops import gpt_flops_per_sample, gpt_recomputed_flops_per_sample
 from scalebench.workloads.gpt_config import DEFAULT_MICRO_BATCH, GPTConfig
 
 INIT_STD = 0.02
+DRAWS = 2**24
 
 
 class Embedding(nn.Module):
@@ -73,6 +75,7 @@ class Head(nn.Module):
     """Final norm, output layer and loss in one region: (batch, time, hidden) and int64 targets to a scalar.
 
     Together, so that a compiler fuses the loss's conversion to fp32 and its reductions instead of storing fp32 logits.
+    Without targets, the logits: (batch, time, vocabulary).
     """
 
     def __init__(self, config: GPTConfig, tied: Tensor) -> None:
@@ -80,8 +83,10 @@ class Head(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size)
         self.weight = tied
 
-    def forward(self, hidden: Tensor, targets: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, targets: Tensor | None = None) -> Tensor:
         logits = F.linear(self.norm(hidden), self.weight)
+        if targets is None:
+            return logits
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
@@ -90,16 +95,50 @@ class GPT(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
+        self.context_length = config.context_length
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.head = Head(config, self.embedding.tokens.weight)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Mean cross-entropy over all tokens, an fp32 scalar in nats."""
-        hidden = self.embedding(batch["tokens"])
+    def forward(self, batch: Batch, task: Task = "loss") -> Tensor | dict[str, Tensor]:
+        """`loss`: mean cross-entropy over all tokens, an fp32 scalar in nats; `metrics`: its sum and how many tokens
+        there are; `generate`: the continued `tokens` (see `_continue`)."""
+        if task == "generate":
+            return self._continue(batch["tokens"], batch.get("draws"))
+        targets = batch["targets"]
+        loss: Tensor = self.head(self._hidden(batch["tokens"]), targets)
+        if task == "loss":
+            return loss
+        return {"loss_sum": loss * targets.numel(), "tokens": loss.new_tensor(targets.numel())}
+
+    def _hidden(self, tokens: Tensor) -> Tensor:
+        hidden: Tensor = self.embedding(tokens)
         for block in self.blocks:
             hidden = block(hidden)
-        return self.head(hidden, batch["targets"])  # type: ignore[no-any-return]
+        return hidden
+
+    def _continue(self, prompt: Tensor, draws: Tensor | None) -> Tensor:
+        """`prompt` (batch, time) filled up to the context's length: (batch, context).
+
+        A prompt that already fills it is cut to its first half. Each token is the likeliest one, or, with `draws`
+        (batch, context) in 0 to 2^24 - 1, one drawn from the model's distribution by the draw at its place. Every token
+        takes a whole pass, of the same shape throughout, since what follows a place does not touch it.
+        """
+        length = self.context_length
+        known = prompt.size(1) if prompt.size(1) < length else max(1, length // 2)
+        tokens = F.pad(prompt[:, :known], (0, length - known))
+        for place in range(known, length):
+            logits = self.head(self._hidden(tokens)[:, place - 1 : place])[:, 0]
+            tokens[:, place] = logits.argmax(-1) if draws is None else _drawn(logits, draws[:, place])
+        return tokens
+
+
+def _drawn(logits: Tensor, draws: Tensor) -> Tensor:
+    """Tokens (batch,) from the distributions of `logits` (batch, vocabulary), where their cumulated share passes
+    `draws` / 2^24."""
+    cumulated = logits.double().softmax(-1).cumsum(-1)
+    found = torch.searchsorted(cumulated, draws.double().unsqueeze(-1) / DRAWS, right=True).squeeze(-1)
+    return found.clamp(max=logits.size(-1) - 1)
 
 
 class GPTWorkload:
@@ -166,6 +205,11 @@ class GPTWorkload:
     def parameter_count(self) -> int:
         """Parameters, the tied embedding counted once."""
         return self.config.parameter_count
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """`loss` in nats per token, and `perplexity`, its exponential."""
+        loss = sums["loss_sum"].double() / sums["tokens"].double()
+        return {"loss": loss.item(), "perplexity": loss.exp().item()}
 
     def samples(self, data: str, seed: int) -> SampleSource:
         """Windows of `context_length` tokens and their successors; `data` is a spec's (scalebench.data)."""

@@ -29,6 +29,7 @@ from tests.distributed.training import (
     FP32_TOLERANCE,
     STEPS,
     assert_parity,
+    evaluated_loss,
     same_bits,
     toy_config,
     train,
@@ -103,7 +104,7 @@ def run(cell: Cell) -> Seen:
         start, evaluations, losses, norms = dict(step.full_parameters()), [], [], []
         for index in range(STEPS):
             if cell.evaluated:
-                evaluations.append(step.evaluate(TOY.micro_batch(index, 0)).item())
+                evaluations.append(evaluated_loss(step, TOY.micro_batch(index, 0)))
             losses.append(step(share(cell, index)).item())
             norms.append(norm_of(step))
         seen = Seen(

@@ -158,8 +158,8 @@ def test_compiling_acts_at_every_kind_of_stage_and_changes_nothing() -> None:
 
 
 class LoudModel(ToyModel):
-    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
-        return super().forward(batch) * 1e3
+    def forward(self, batch: Mapping[str, Tensor], task: str = "loss") -> Any:
+        return super().forward(batch, task) * 1e3
 
 
 @dataclass(frozen=True, kw_only=True)

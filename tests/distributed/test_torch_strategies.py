@@ -22,6 +22,7 @@ from tests.distributed.training import (
     STEPS,
     assert_parity,
     distance,
+    evaluated_loss,
     prepare,
     rank,
     same_bits,
@@ -213,7 +214,7 @@ def evaluate_between_steps(names: list[str], config: TrainConfig) -> dict[str, l
         losses, evaluations = [], []
         for index in range(3):
             losses.append(step(TOY.share(index, rank(), 2)).item())
-            evaluations.append(step.evaluate(TOY.micro_batch(99, 0)).item())
+            evaluations.append(evaluated_loss(step, TOY.micro_batch(99, 0)))
             list(step.full_parameters())
         seen[name] = losses + evaluations
     return seen

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,13 +41,20 @@ class ToyModel(nn.Module):
         if toy.unused_parameter:
             self.unused = nn.Parameter(torch.empty(toy.width))
 
-    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
-        hidden = self.embedding(batch["input"]) + self.position[self.order]
+    def forward(self, batch: Mapping[str, Tensor], task: str = "loss") -> Any:
+        if task == "generate":  # all blocks twice: what follows on what follows
+            return self._logits(self._logits(batch["input"]).argmax(-1)).argmax(-1)
+        logits = self._logits(batch["input"])
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), batch["target"].flatten())
+        loss = loss + batch["spike"].sum() * self.position[0, 0].float()
+        samples = batch["input"].size(0)
+        return loss if task == "loss" else {"loss_sum": loss * samples, "samples": loss.new_tensor(samples)}
+
+    def _logits(self, ids: Tensor) -> Tensor:
+        hidden = self.embedding(ids) + self.position[self.order]
         for block in self.blocks:
             hidden = block(hidden)
-        logits = self.head(self.norm(hidden)).float()
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), batch["target"].flatten())
-        return loss + batch["spike"].sum() * self.position[0, 0].float()
+        return self.head(self.norm(hidden)).float()
 
 
 @dataclass(frozen=True, kw_only=True)

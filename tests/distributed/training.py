@@ -59,6 +59,12 @@ def train(
     return start, Trace(losses=losses, norms=norms, parameters=dict(step.full_parameters()))
 
 
+def evaluated_loss(step: TrainStep, batch: Mapping[str, Tensor]) -> float:
+    """The mean loss of `batch` by the sums of an evaluation."""
+    sums = step.evaluate(batch)
+    return (sums["loss_sum"] / sums["samples"]).item()
+
+
 def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 

@@ -203,3 +203,34 @@ def test_tiny_learns_real_text(tmp_path, monkeypatch):
         losses.append(loss.item())
     assert losses[0] == pytest.approx(math.log(256), abs=0.2)
     assert sum(losses[-10:]) / 10 < 3.2  # bytes drawn by their frequency alone cost more
+
+
+def test_a_prompt_that_fills_the_context_is_continued_from_its_half():
+    workload, module = gpt()
+    batch = random_batch(workload)
+    continued = module(batch, "generate")
+    assert continued.shape == (3, 16)
+    assert torch.equal(continued[:, :8], batch["tokens"][:, :8])
+    assert torch.equal(continued, module({"tokens": batch["tokens"][:, :8]}, "generate"))
+
+
+def test_drawn_continuations_follow_the_models_distribution():
+    _, module = gpt(vocab_size=8, context_length=2)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.5)
+        prompt = torch.full((4000, 1), 3)
+        logits = module.head(module._hidden(prompt[:1]))[0, 0]
+        draws = torch.arange(4000).unsqueeze(1).expand(-1, 2) * (2**24 // 4000)
+        drawn = module({"tokens": prompt, "draws": draws}, "generate")[:, 1]
+    shares = torch.bincount(drawn, minlength=8) / 4000
+    torch.testing.assert_close(shares, logits.softmax(-1), rtol=0, atol=1e-3)
+
+
+def test_perplexity_is_that_of_all_tokens_together():
+    workload, module = gpt()
+    batches = [random_batch(workload, samples) for samples in (3, 1)]
+    found = [module(batch, "metrics") for batch in batches]
+    sums = {name: sum(each[name] for each in found) for name in found[0]}
+    whole = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    assert workload.metrics(sums)["perplexity"] == pytest.approx(module(whole).exp().item(), rel=1e-5)
