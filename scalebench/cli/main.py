@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("scalebench.cli.run:run", "Measure strategies on this machine and record every run."),
     "probe": ("scalebench.cli.probe:probe", "Measure what this machine can do: compute, memory, collectives."),
     "parity": ("scalebench.cli.run:parity", "Check that strategies train the same model as plain PyTorch."),
+    "data": ("scalebench.cli.data:data", "Split images for training, or make some for trials."),
     "list": ("scalebench.cli.list:list_", "List strategies, workloads or precisions."),
     "report": ("scalebench.cli.report:report", "Make tables and plots from recorded runs."),
     "explain": ("scalebench.cli.explain:explain", "Say what limits a cell, and the flag to try."),

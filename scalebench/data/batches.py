@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,12 +14,15 @@ from torch.utils.data import DataLoader
 
 from scalebench.data.base import SampleSource
 from scalebench.data.sampler import GlobalBatchSampler
+from scalebench.data.samples import TensorSamples
+from scalebench.data.tokens import TokenSamples
+from scalebench.errors import UserError
 from scalebench.strategies.base import Batch
 
 WORKER_START = "fork" if sys.platform == "linux" else None
 """torch's own way on Linux, said outright: a rank's processes start as the rank was, which here takes seconds each."""
 FETCHED_SAMPLES = 64
-"""About how many samples are fetched at once, so that the cost of a fetch, spread over its steps, all but vanishes."""
+"""About how many samples that lie in memory are fetched at once, so that the cost of a fetch all but vanishes."""
 
 
 def loader(
@@ -34,30 +38,33 @@ def loader(
 ) -> Iterator[list[Batch]]:
     """Endless: each item is the list of this rank's `accumulation` micro-batches of one optimizer step, on `device`.
 
-    Epochs follow each other, each with its own permutation (see GlobalBatchSampler). Samples of several steps are
-    fetched at once, with `num_workers` ahead of time by processes of torch's DataLoader. On CUDA they are copied from
-    pinned memory on a stream of their own, one fetch, and so at least one step, ahead. Raises UserError, at once and
-    not at the first item, when the data is smaller than one global batch.
+    Epochs follow each other, each with its own permutation (see GlobalBatchSampler). With `num_workers`, as many
+    processes of torch's DataLoader fetch samples ahead of time. On CUDA they are copied from pinned memory on a stream
+    of their own, one fetch, and so at least one step, ahead. Raises UserError, at once and not at the first item, when
+    the data is smaller than one global batch; later, when the source does.
     """
     sampler = GlobalBatchSampler(
         len(source), micro_batch=micro_batch, accumulation=accumulation, rank=rank, world_size=world_size, seed=seed
     )
-    fetches = _fetched(source, _grouped(sampler), num_workers)
+    fetches = _fetched(source, _grouped(sampler, steps_per_fetch(source, sampler.per_rank)), num_workers)
     if device.type == "cuda":
         fetches = _prefetched(fetches, device)
     return _steps(fetches, micro_batch, accumulation)
 
 
-def _grouped(sampler: GlobalBatchSampler) -> Iterator[Tensor]:
+def _grouped(sampler: GlobalBatchSampler, steps_at_once: int) -> Iterator[Tensor]:
     """The draws of as many whole steps as make one fetch, epoch after epoch."""
     steps = itertools.chain.from_iterable(_epochs(sampler))
     while True:
-        yield torch.cat(list(itertools.islice(steps, steps_per_fetch(sampler.per_rank))))
+        yield torch.cat(list(itertools.islice(steps, steps_at_once)))
 
 
-def steps_per_fetch(samples: int) -> int:
-    """Steps whose batches are fetched at once when a rank takes so many `samples` in each."""
-    return max(1, FETCHED_SAMPLES // samples)
+def steps_per_fetch(source: SampleSource, samples: int) -> int:
+    """Steps whose batches are fetched at once when a rank takes so many `samples` in each.
+
+    One where samples must be made first: a step should wait for its own samples alone, not now and then for many.
+    """
+    return max(1, FETCHED_SAMPLES // samples) if isinstance(source, TokenSamples | TensorSamples) else 1
 
 
 def _epochs(sampler: GlobalBatchSampler) -> Iterator[GlobalBatchSampler]:
@@ -72,19 +79,37 @@ def _fetched(source: SampleSource, indices: Iterator[Tensor], num_workers: int) 
         return map(source.__getitems__, indices)
     generator = torch.Generator()  # its own, so that starting workers leaves the global random state alone
     workers: Any = DataLoader  # its types know neither sources without __getitem__ nor indices in tensors
-    return iter(
-        workers(
-            source,
-            batch_sampler=indices,
-            num_workers=num_workers,
-            collate_fn=_whole,
-            generator=generator,
-            multiprocessing_context=WORKER_START,
-        )
+    loaded = workers(
+        Telling(source),
+        batch_sampler=indices,
+        num_workers=num_workers,
+        collate_fn=_whole,
+        generator=generator,
+        multiprocessing_context=WORKER_START,
     )
+    return map(_good, loaded)
 
 
-def _whole(batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+@dataclass(frozen=True)
+class Telling:
+    """A source that hands a UserError over instead of raising it: torch would bury its sentence in a traceback."""
+
+    source: SampleSource
+
+    def __getitems__(self, indices: Sequence[int] | Tensor) -> Mapping[str, Tensor] | UserError:
+        try:
+            return self.source.__getitems__(indices)
+        except UserError as error:
+            return error
+
+
+def _good(fetched: Mapping[str, Tensor] | UserError) -> Mapping[str, Tensor]:
+    if isinstance(fetched, UserError):
+        raise fetched
+    return fetched
+
+
+def _whole(batch: Mapping[str, Tensor] | UserError) -> Mapping[str, Tensor] | UserError:
     """The source already made a batch: nothing to collate."""
     return batch
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scalebench.data import SYNTHETIC
 from scalebench.data.corpus import HEADER_BYTES, cached_corpus, corpus_files, read_sha256
+from scalebench.data.names import DATA_HELP, SYNTHETIC
+from scalebench.data.samples import wrong_kind
 from scalebench.errors import UserError
 
 BYTE_VALUES = 256
@@ -38,6 +39,8 @@ def open_tokens(data: str, *, seed: int, context_length: int, vocab_size: int) -
     """The samples of `data`, as a spec names it. Raises UserError when it cannot be read or is too short."""
     if data == SYNTHETIC:
         return synthetic_samples(seed=seed, context_length=context_length, vocab_size=vocab_size)
+    if not data.startswith("text:"):
+        raise wrong_kind(data, DATA_HELP)
     if vocab_size < BYTE_VALUES:
         raise UserError(
             f"workload.vocab_size {vocab_size} is too small for text, whose tokens are its {BYTE_VALUES} byte values; "

@@ -39,7 +39,7 @@ def with_loader_rates(report: Report, run: PlannedRun, place: Place) -> Report:
     source = workload.samples(spec.data, spec.seed)
     rates = measure_loader_rates(
         lambda num_workers: loader_of(source, spec, place, num_workers),
-        steps_per_fetch(spec.micro_batch * spec.accumulation),
+        steps_per_fetch(source, spec.micro_batch * spec.accumulation),
         worker_counts(run, facts),
     )
     return replace(report, facts=facts.model_copy(update={"loader_rates": rates}))

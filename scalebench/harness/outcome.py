@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from scalebench.errors import UnsupportedError
+from scalebench.errors import UnsupportedError, UserError
 from scalebench.harness import shortage
 from scalebench.harness.job import RankFailure, Report
 from scalebench.records.record import ErrorFacts, Status
@@ -46,7 +46,8 @@ def failure_outcome(failure: RankFailure) -> Outcome:
         traceback=failure.traceback,
         shortage=failure.shortage,
     )
-    reason = f"rank {error.rank}: {error.kind}: {error.message}"
+    told = error.message if failure.kind == UserError.__name__ else f"{error.kind}: {error.message}"
+    reason = f"rank {error.rank}: {told}"
     if failure.shortage:
         reason = f"{reason} ({shortage.sentence(failure.shortage)})"
     return Outcome(status=status_of(failure), reason=reason, error=error)

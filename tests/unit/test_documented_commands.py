@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import click
 import pytest
 
 from scalebench.cli.asking import Asked, read_assignments
@@ -32,6 +33,9 @@ def test_it_is_taken(page: str, typed: str) -> None:
     words = shlex.split(typed)
     group = scalebench.make_context("scalebench", list(words))
     name, command, rest = scalebench.resolve_command(group, words)
+    while isinstance(command, click.Group):
+        group = command.make_context(name, [], parent=group, resilient_parsing=True)
+        name, command, rest = command.resolve_command(group, rest)
     assert command is not None
     params = command.make_context(name, rest, parent=group).params
     if name in ("run", "parity"):

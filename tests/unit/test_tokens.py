@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scalebench import data
-from scalebench.data.corpus import CHUNK_BYTES, HEADER_BYTES, cached_corpus, corpus_files, read_sha256
+from scalebench.data.cache import CHUNK_BYTES
+from scalebench.data.corpus import HEADER_BYTES, cached_corpus, corpus_files, read_sha256
 from scalebench.data.tokens import open_tokens, synthetic_samples, text_samples
 from scalebench.errors import UserError
 
@@ -158,7 +159,7 @@ def test_a_full_disk_is_an_error_that_leaves_nothing_half_written(tmp_path):
 
 
 def test_a_cache_that_cannot_be_made_is_an_error_with_a_remedy(text, tmp_path):
-    with pytest.raises(UserError, match=r"cannot write the token cache in .*XDG_CACHE_HOME"):
+    with pytest.raises(UserError, match=r"cannot write into the cache .*XDG_CACHE_HOME"):
         samples_of(text, text / "below a file")
 
 
