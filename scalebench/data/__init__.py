@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scalebench.data.names import DATA_HELP as DATA_HELP
+from scalebench.data.names import KINDS as KINDS
 from scalebench.data.names import STDLIB as STDLIB
 from scalebench.data.names import SYNTHETIC as SYNTHETIC
 from scalebench.data.names import resolve_name as resolve_name

@@ -89,15 +89,15 @@ def help_of(reads: Sequence[str]) -> str:
 DATA_HELP = help_of(TEXT_READS)
 
 
-def resolve_name(given: str | None = None, reads: Sequence[str] = tuple(KINDS), default: str = STDLIB) -> str:
+def resolve_name(given: str | None = None, reads: Sequence[str] = tuple(KINDS)) -> str:
     """What a person calls the data, as a spec stores it: absolute paths, options in order, what is default left out.
 
-    None is `default`, and a path alone is of the first of the kinds in `reads` that has paths. Already resolved names
+    None is `text:stdlib`, and a path alone is of the first of the kinds in `reads` that has paths. Already resolved names
     stay as they are. Raises UserError for a kind that is not in `reads`, an option that does not exist, and a path that
     does not exist or is a file where it should be a folder; a folder called `stdlib` or `digits` is given as
     `./stdlib`.
     """
-    return str(_read(default if given is None else given, reads))
+    return str(_read(STDLIB if given is None else given, reads))
 
 
 def parse(data: str) -> DataName:
@@ -137,7 +137,7 @@ def _parted(rest: str) -> tuple[str, dict[str, str]]:
 
 
 def _existing(given: str, kind: str, path: str, reads: Sequence[str]) -> str:
-    found = os.path.expanduser(path)
+    found = "" if "\0" in path else os.path.expanduser(path)
     if not os.path.exists(found):  # False also for unknown users, circles of links and what no path can be
         raise UserError(f"data '{given}' does not exist. Give {help_of(reads)}.")
     if KINDS[kind].path == "folder" and not os.path.isdir(found):

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from scalebench import data
+from scalebench import data, workloads
 from scalebench.errors import UserError
 from scalebench.machine import Machine
 from scalebench.matrix.ranks import ranks_meant
@@ -78,7 +78,7 @@ def _picked(asked: Mapping[Any, Mapping[str, Any]], values: Mapping[Any, Any]) -
 def matches(asked: Axes, spec: RunSpec, machine: Machine) -> bool:
     """Whether `spec` has one of the values asked for in every field that asks for any, and in every option."""
     fields = {name: values for name in Axes.model_fields if name != "set" and (values := getattr(asked, name))}
-    return all(_value(spec, name) in _meant(name, values, machine) for name, values in fields.items()) and all(
+    return all(_value(spec, name) in _meant(name, values, spec, machine) for name, values in fields.items()) and all(
         _options(spec, section).get(name, ...) in map(none_or, value if isinstance(value, list) else [value])
         for section, options in (asked.set or {}).items()
         for name, value in options.items()
@@ -93,19 +93,20 @@ def _value(spec: RunSpec, name: str) -> object:
     return getattr(spec, NAMED_OTHERWISE.get(name, name))
 
 
-def _meant(name: str, values: tuple[Any, ...], machine: Machine) -> tuple[Any, ...]:
+def _meant(name: str, values: tuple[Any, ...], spec: RunSpec, machine: Machine) -> tuple[Any, ...]:
     """`values` as specs have them."""
     if name == "gpus":
         return tuple(ranks_meant(values, machine))
     if name == "data":
-        return tuple(data_name(value) for value in values)
+        reads = dict.fromkeys([*workloads.reads(spec.workload), *data.KINDS])  # of other workloads' data it is none
+        return tuple(data_name(value, tuple(reads)) for value in values)
     return tuple(map(none_or, values)) if name == "clip_norm" else values
 
 
-def data_name(asked: str | None) -> str:
-    """The data's name as a spec stores it. Raises RequestError for data that are not there."""
+def data_name(asked: str, reads: Sequence[str]) -> str:
+    """The data's name as a spec stores it. Raises RequestError for data that are not there or not of these kinds."""
     try:
-        return data.resolve_name(asked)
+        return data.resolve_name(asked, reads)
     except UserError as error:
         raise RequestError(("data",), str(error)) from None
 

@@ -223,7 +223,7 @@ def common_fields(point: Request, workload: str) -> dict[str, Any]:
     """The fields that neither the strategy nor the number of ranks touches."""
     defaults, clip_norm = OptimizerConfig(), one(point.clip_norm, 1.0)
     return {
-        "data": data_name(one(point.data, workloads.default_data(workload))),
+        "data": data_name(one(point.data, workloads.default_data(workload)), workloads.reads(workload)),
         "num_workers": one(point.num_workers, 0),
         "profile": one(point.profile, "matched"),
         "optimizer": OptimizerConfig(

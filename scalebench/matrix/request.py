@@ -228,7 +228,9 @@ class Axes(BaseModel):
         "NAME,...|max",
     )
     data: Paths | None = _ask(
-        "A text file or a folder of them, `stdlib` (Python's own sources, gpt's default) or `synthetic`.", "PATH"
+        "A path (of text for gpt), `stdlib` (Python's own sources, gpt's default), images:DIR, pairs:DIR, arrays:PATH, "
+        "`digits` or `synthetic`, of which a workload reads some; see docs/data.md.",
+        "PATH",
     )
     num_workers: FromZeros | None = _ask("Processes per rank that load data ahead. Default: 0, none.", "N,...")
     scaling: Scalings | None = _ask(

@@ -102,6 +102,11 @@ def default_size(name: str, device: str) -> str:
     return _family(name).gpu_size if device == "cuda" else size_names(name)[0]
 
 
+def reads(name: str) -> tuple[str, ...]:
+    """The kinds of data that workload `name` can be trained on; a path alone is of the first that has paths."""
+    return _family(name).reads
+
+
 def default_data(name: str) -> str:
     """What workload `name` is trained on when nothing is asked, as a spec stores it."""
     return _family(name).default_data

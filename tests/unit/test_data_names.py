@@ -61,7 +61,6 @@ def test_each_kind_resolves_to_what_a_spec_stores(given, resolved, folder):
 def test_a_path_alone_is_of_the_first_kind_with_paths_that_the_workload_reads(folder):
     assert data.resolve_name("photos", ("images", "synthetic")) == f"images:{folder}/photos"
     assert data.resolve_name("latents.npy", ("arrays",)) == f"arrays:{folder}/latents.npy"
-    assert data.resolve_name(None, ("images", "digits"), "digits") == "digits"
 
 
 @pytest.mark.parametrize(
