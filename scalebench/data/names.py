@@ -93,9 +93,8 @@ def resolve_name(given: str | None = None, reads: Sequence[str] = tuple(KINDS)) 
     """What a person calls the data, as a spec stores it: absolute paths, options in order, what is default left out.
 
     None is `text:stdlib`, and a path alone is of the first of the kinds in `reads` that has paths. Already resolved
-    names stay as they are. Raises UserError for a kind that is not in `reads`, an option that does not exist, and a path that
-    does not exist or is a file where it should be a folder; a folder called `stdlib` or `digits` is given as
-    `./stdlib`.
+    names stay as they are. A folder called `stdlib` or `digits` is given as `./stdlib`. Raises UserError for a kind
+    that is not in `reads`, an option that does not exist, and a path that does not exist or should be a folder.
     """
     return str(_read(STDLIB if given is None else given, reads))
 
