@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -73,7 +74,10 @@ def scalebench(local_rank: str | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command with `arguments` (default: the process's own) and exit."""
-    sys.exit(exit_code(arguments))
+    code = exit_code(arguments)
+    if code == EXIT_INTERRUPTED:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more Ctrl-C would only break off the last clearing up
+    sys.exit(code)
 
 
 def exit_code(arguments: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
 import signal
 import sys
@@ -25,6 +26,7 @@ from scalebench.harness.job import Orders, RankFailure
 from scalebench.harness.lifeline import temporary_files_inside
 from scalebench.harness.phase import Pulse
 from scalebench.harness.rank import be_rank
+from scalebench.harness.stop import SIGNALS
 from scalebench.harness.supervision import Launch, Supervised
 
 StartMethod = Literal["forkserver", "spawn"]
@@ -128,6 +130,7 @@ class Launcher:
     def _start_server(self) -> None:
         if self.start_method == "forkserver":
             multiprocessing.set_forkserver_preload(list(self.preload))
+            multiprocessing.resource_tracker.ensure_running()  # started with the server it would undo its deafness
             loud = contextlib.nullcontext() if self.debug else silenced_stderr()
             with loud, deaf_to_interrupts(), temporary_files_inside():
                 multiprocessing.forkserver.ensure_running()
@@ -155,8 +158,9 @@ def kill_server() -> None:
 
 @contextlib.contextmanager
 def deaf_to_interrupts() -> Iterator[None]:
-    """Processes started inside never notice a Ctrl-C, which reaches all of a terminal: the launcher decides."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Processes started inside never notice a Ctrl-C, a closing terminal or a batch system's SIGTERM, which may reach
+    all of a process group: the launcher decides."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:

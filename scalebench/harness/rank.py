@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from scalebench.harness import shortage
 from scalebench.harness.job import Orders, RankFailure
 from scalebench.harness.lifeline import announce
+from scalebench.harness.stop import SIGNALS
 
 LOOPBACK_ADDRESS = "127.0.0.1"
 WHERE_ARE_YOU = signal.SIGUSR1
@@ -29,7 +30,7 @@ def be_rank(main: Callable[[Any], Any], orders: Orders, rank: int, ranks: int) -
     """Entry point of every rank's process: `main(orders)`, whose value or exception is left in a file."""
     assert orders.folder is not None
     announce(orders.folder, rank)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher decides
+    hear_signals()
     write_logs(orders.folder, rank)
     os.environ.update(variables(orders.folder, rank, ranks))
     tempfile.tempdir = os.environ["TMPDIR"]
@@ -39,6 +40,12 @@ def be_rank(main: Callable[[Any], Any], orders: Orders, rank: int, ranks: int) -
         traceback.print_exc()
         ended = failure_of(error, rank)
     leave(ended, orders.folder, rank)
+
+
+def hear_signals() -> None:
+    """Those that the fork server is deaf to, but for Ctrl-C: the launcher decides what becomes of that."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def variables(folder: Path, rank: int, ranks: int) -> dict[str, str]:

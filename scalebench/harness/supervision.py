@@ -139,17 +139,16 @@ class Launch:
 
         `patience` is for how long, in seconds, no rank may move. Raises KeyboardInterrupt once `stopping` is true.
         """
-        phase = ""
-        while self._look():
-            if stopping():
-                raise KeyboardInterrupt
+        phase, failure = "", None
+        while not failure and self._look() and not stopping():
             if self._ranks[0].phase != phase:
                 phase = self._ranks[0].phase
                 tell(phase)
             failure = self._failed() or self._stopped(patience) or self._hung(patience)
-            if failure:
-                return failure
-        return self._failed()
+        failure = failure or self._failed()
+        if stopping() and (failure or self._waited_for()):  # what fails then does so because of it
+            raise KeyboardInterrupt
+        return failure
 
     def end(self) -> None:
         """Leave no process of this launch. Those that have reported may end by themselves first."""

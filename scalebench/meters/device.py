@@ -22,8 +22,9 @@ from scalebench.records.record import RankFacts
 
 Reader = Literal["launcher", "rank"]
 
-INTERVAL_SECONDS = 0.1
-"""NVML renews power and energy every 20 to 100 ms, RAPL every millisecond."""
+INTERVAL_SECONDS = 0.25
+"""Power is an average over a second on recent GPUs, energy a running total: reading more often would tell little, and
+take time from ranks that read their own sensors."""
 MOST_READINGS = 2000
 """When there are as many, every other one is dropped and the interval doubled, so that records stay small."""
 MARGIN_NS = 10**9

@@ -99,6 +99,14 @@ class Stage:
         got = Counter(record.status for record in self.records() if record.status != "interrupted")
         self.check(got == Counter(expected), f"in the end {dict(got)}, not {dict(expected)}")
 
+    def stopped_by(self, by: signal.Signals) -> None:
+        """One run at most is not whole, and says what stopped it; the sweep is made whole."""
+        statuses = Counter(record.status for record in self.records())
+        self.check(set(statuses) <= {"ok", "interrupted"} and statuses["interrupted"] <= 1, f"got {dict(statuses)}")
+        reasons = [record.reason or "" for record in self.records() if record.status == "interrupted"]
+        self.check(all(by.name in reason for reason in reasons), f"the reason is {reasons}")
+        self.finish(self.kept())
+
     def records(self) -> list[Record]:
         return load_records(self.results).records if self.results.exists() else []
 
@@ -150,9 +158,24 @@ def terminated(stage: Stage) -> None:
         sweep.pid(0)
         sweep.process.terminate()
         stage.ended(sweep, EXIT_INTERRUPTED)
-    reasons = [record.reason or "" for record in stage.records() if record.status == "interrupted"]
-    stage.check(all("SIGTERM" in reason for reason in reasons), f"the reason is {reasons}")
-    stage.finish(stage.kept())
+    stage.stopped_by(signal.SIGTERM)
+
+
+def group_terminated(stage: Stage) -> None:
+    """As `timeout` does, and some batch systems: the fork server, which belongs to the group, must not go first."""
+    with stage.sweep() as sweep:
+        sweep.pid(0)
+        sweep.interrupt(signal.SIGTERM)
+        stage.ended(sweep, EXIT_INTERRUPTED)
+    stage.stopped_by(signal.SIGTERM)
+
+
+def terminal_closed(stage: Stage) -> None:
+    with stage.sweep() as sweep:
+        sweep.pid(0)
+        sweep.interrupt(signal.SIGHUP)
+        stage.ended(sweep, EXIT_INTERRUPTED)
+    stage.stopped_by(signal.SIGHUP)
 
 
 def launcher_killed(stage: Stage) -> None:
@@ -319,6 +342,8 @@ DISASTERS = (
     Disaster(name="Ctrl-C in a run", happens=ctrl_c_in_a_run),
     Disaster(name="Ctrl-C twice", happens=ctrl_c_twice),
     Disaster(name="SIGTERM", happens=terminated),
+    Disaster(name="SIGTERM of the group", happens=group_terminated),
+    Disaster(name="a closing terminal", happens=terminal_closed),
     Disaster(name="SIGKILL of the launcher, a rank stopped", happens=launcher_killed),
     Disaster(name="SIGKILL of the fork server", happens=server_killed),
     Disaster(name="disk full", happens=disk_full, needs_root=True),

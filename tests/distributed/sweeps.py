@@ -142,10 +142,10 @@ class Sweep:
         assert not loaded.damaged, loaded.damaged
         return sorted(loaded.records, key=lambda record: (record.session, record.order))
 
-    def interrupt(self) -> None:
-        """Ctrl-C, as a terminal sends it: to the whole foreground group."""
+    def interrupt(self, by: signal.Signals = signal.SIGINT) -> None:
+        """Ctrl-C, as a terminal sends it, or another signal to the whole foreground group."""
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGINT)
+            os.killpg(self.process.pid, by)
 
 
 class Teller:
