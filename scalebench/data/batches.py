@@ -46,7 +46,7 @@ def loader(
     sampler = GlobalBatchSampler(
         len(source), micro_batch=micro_batch, accumulation=accumulation, rank=rank, world_size=world_size, seed=seed
     )
-    fetches = _fetched(source, _grouped(sampler, steps_per_fetch(source, sampler.per_rank)), num_workers)
+    fetches = fetched(source, _grouped(sampler, steps_per_fetch(source, sampler.per_rank)), num_workers)
     if device.type == "cuda":
         fetches = _prefetched(fetches, device)
     return _steps(fetches, micro_batch, accumulation)
@@ -73,7 +73,7 @@ def _epochs(sampler: GlobalBatchSampler) -> Iterator[GlobalBatchSampler]:
         yield sampler
 
 
-def _fetched(source: SampleSource, indices: Iterator[Tensor], num_workers: int) -> Iterator[Mapping[str, Tensor]]:
+def fetched(source: SampleSource, indices: Iterator[Tensor], num_workers: int) -> Iterator[Mapping[str, Tensor]]:
     """The samples at each of `indices` as one batch on the CPU."""
     if not num_workers:
         return map(source.__getitems__, indices)

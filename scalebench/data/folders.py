@@ -59,7 +59,7 @@ def list_images(folder: Path, extensions: Sequence[str]) -> Listing:
     Raises UserError when there is none, when some are in class folders and some in none, or a folder cannot be read.
     """
     try:
-        found = sorted(_walk(folder, folder))
+        found = sorted(_walk(folder))
     except OSError as error:
         raise UserError(
             f"cannot read {error.filename or folder}: {error.strerror}. Mend it, or give another folder."
@@ -80,16 +80,19 @@ def extension(name: str) -> str:
     return os.path.splitext(name)[1].lstrip(".").lower()
 
 
-def _walk(root: Path, folder: Path) -> Iterator[tuple[str, int]]:
-    """Regular files below `folder`, links followed, by path relative to `root`, with their sizes. Raises OSError."""
+def _walk(folder: Path, before: str = "") -> Iterator[tuple[str, int]]:
+    """Regular files below `folder`, links followed, by relative path with `before` before it, and their sizes.
+
+    Raises OSError.
+    """
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                yield from _walk(root, Path(entry.path))
+                yield from _walk(Path(entry.path), f"{before}{entry.name}/")
             elif entry.is_file():
-                yield os.path.relpath(entry.path, root).replace(os.sep, "/"), entry.stat().st_size
+                yield f"{before}{entry.name}", entry.stat().st_size
             elif entry.is_symlink():
                 raise FileNotFoundError(errno.ENOENT, "it links to a file that is gone", entry.path)
 

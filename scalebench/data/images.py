@@ -94,7 +94,7 @@ def open_image_files(name: DataName, *, image_size: int, channels: int, num_clas
 
 def byte_paths(listing: Listing) -> NDArray[np.bytes_]:
     """The absolute paths of a listing as one array."""
-    return np.array([os.fsencode(path) for path in listing.paths])
+    return np.array([os.fsencode(f"{listing.root}/{name}") for name in listing.names])
 
 
 def path_at(paths: NDArray[np.bytes_], row: int) -> Path:

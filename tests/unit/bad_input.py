@@ -20,9 +20,10 @@ ddp fsdp,single deepspeed,ddp 1 2 0 -1 1.5 1,2 64 100000 9007199254740991 all do
 tiny 124m,tiny 13b weak,strong , a=b workload.num_layers=1 workload.num_layers=1000000 workload.context_length=[1,2]
 strategy.x=[ strategy.prefetch=1 strategy.prefetch=[] é {} {a=1} synthetic stdlib -- -h --help ~nobody-here nan inf
 1e400 2% 100% results results/s1 . bash session s1 cpu cuda failed,oom matched sgd auto max best 1GiB
+digits images:results arrays:nowhere
 """
 WORDS = TYPED.split()
-ODD_WORDS = ["", " ", "\0", "\udcff", "x" * 300, "\n", "\x1b[31m", "-", "=", "💥"]
+ODD_WORDS = ["", " ", "\udcff", "x" * 300, "\n", "\x1b[31m", "-", "=", "💥"]
 
 
 def flags_of(command: str) -> list[str]:
