@@ -46,9 +46,17 @@ def shared(specs: Sequence[RunSpec]) -> Iterator[tuple[str, Any]]:
 
 
 def varying(specs: Sequence[RunSpec]) -> list[str]:
-    """The fields and options in which `specs` differ."""
+    """The fields and options in which `specs` differ; of the options of a workload those in which one size does."""
     rows = [flat(spec) for spec in specs]
-    return [name for name in _names(rows) if _apart(rows, [name]) > 1]
+    models = len({(spec.workload, spec.size) for spec in specs})
+    return [
+        name for name in _names(rows) if _apart(rows, [*_model_of(name), name]) > (models if _model_of(name) else 1)
+    ]
+
+
+def _model_of(name: str) -> tuple[str, ...]:
+    """What an option of a workload follows from, unless it was asked for."""
+    return ("workload", "size") if name.startswith("workload.") else ()
 
 
 def telling(specs: Sequence[RunSpec]) -> list[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from scalebench.errors import unknown_name
-from scalebench.workloads import gpt_config
+from scalebench.workloads import dit_config, gpt_config, jit_config
 from scalebench.workloads.config import Config
 from scalebench.workloads.options import Scalar, checked_options
 
@@ -65,6 +65,24 @@ FAMILIES: dict[str, Family] = {
         depth="num_layers",
         reads=("text", "synthetic"),
         default_data="text:stdlib",
+    ),
+    "dit": Family(
+        target="scalebench.workloads.dit:DiTWorkload",
+        summary="diffusion transformer over an autoencoder's latents, noise and variance predicted, class-conditional",
+        sizes=dit_config.SIZES,
+        default_micro_batch=dit_config.DEFAULT_MICRO_BATCH,
+        gpu_size="b/2",
+        depth="num_layers",
+        reads=("arrays", "synthetic"),
+    ),
+    "jit": Family(
+        target="scalebench.workloads.jit:JiTWorkload",
+        summary="diffusion transformer over pixels, clean image predicted, class-conditional",
+        sizes=jit_config.SIZES,
+        default_micro_batch=jit_config.DEFAULT_MICRO_BATCH,
+        gpu_size="b/16",
+        depth="num_layers",
+        reads=("images", "arrays", "digits", "synthetic"),
     ),
 }
 

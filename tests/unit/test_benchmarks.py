@@ -11,13 +11,13 @@ import pytest
 from scipy import stats
 
 from scalebench.records.record import Record
-from tests.benchmarks import many_records, sweep_overhead
+from tests.benchmarks import many_records, register_tokens, sweep_overhead, workload_parity
 from tests.benchmarks.blocks import Launch, job_seconds
 from tests.benchmarks.many_records import Point
 from tests.benchmarks.pairs import Cell, Sample, schedule
 from tests.benchmarks.sweep_overhead import Run, Side, Study
 from tests.benchmarks.tables import cost_target, mean_ratio, start_target, verdict
-from tests.unit.factory import make_record, make_spec
+from tests.unit.factory import make_parity, make_record, make_spec
 
 RATIOS = [1.01, 0.98, 1.05, 1.02, 0.99]
 
@@ -121,3 +121,32 @@ def test_multiplied_records_are_valid_and_each_run_is_another() -> None:
     durations = [np.diff(copy.ranks[0].step_end_ns).mean() / 1e7 for copy in copies]
     assert np.mean(durations) == pytest.approx(1, abs=0.02)
     assert len(set(durations)) == 40
+
+
+def test_a_parity_table_shows_the_worst_of_both_optimizers_and_what_failed() -> None:
+    specs = [make_spec(workload=name, strategy="ddp") for name in ("gpt", "dit", "jit")]
+    broken = make_record(specs[2], kind="parity", status="failed", reason="no memory")
+    records = [make_parity(specs[0]), make_parity(specs[1], passed=False), broken]
+    lines = workload_parity.table(records).splitlines()
+    assert lines[2:] == [
+        "| gpt | 2e-07 / 2e-06 / 3e-06 |",
+        "| dit | FAILED 2e-07 / 2e-06 / 5e-01 |",
+        "| jit | failed: no memory |",
+    ]
+    assert workload_parity.tolerances(records) == "Tolerance: 1e-06 / 1e-05 / 1e-04."
+
+
+def test_register_tokens_are_compared_within_their_round() -> None:
+    """Rounds twice as slow as each other, with 4 tokens always 10% slower: the ratio knows no spread."""
+    records = [
+        make_record(make_spec(workload="dit", size="tiny", workload_options={"num_register_tokens": tokens}), **run)
+        for tokens, slower in ((0, 1.0), (4, 1.1))
+        for run in (
+            {"step_seconds": slower * seconds, "repeat": repeat, "memory": {"tensor_peak": 2**20 + 1024 * tokens}}
+            for repeat, seconds in enumerate((0.01, 0.02, 0.04))
+        )
+    ]
+    lines = register_tokens.table(records).splitlines()
+    assert lines[3].startswith("| 4 | 3 | 22 | 1.100 | 1.2")
+    assert lines[3].endswith(" | 1.004 | 1.004 | n/a |")
+    assert lines[4] == "| 8 | 0 | n/a | n/a | n/a | n/a | n/a | n/a |"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scalebench import workloads
 from scalebench.cli import main
 from scalebench.cli import run as run_module
+from scalebench.cli.wording import varying
 from scalebench.errors import UserError
 from scalebench.harness import resume
 from scalebench.machine import Machine
@@ -443,3 +444,13 @@ def test_no_command_line_makes_a_traceback(
     assert "this is a bug" not in err
     if code:
         assert err.rstrip().splitlines()[-1].startswith("scalebench: error: ")
+
+
+def test_a_table_of_several_models_names_them_and_what_was_asked_of_one_size() -> None:
+    shapes = [("gpt", "tiny", {}), ("gpt", "124m", {}), ("dit", "tiny", {}), ("dit", "tiny", {"num_layers": 3})]
+    specs = [
+        make_spec(workload=name, size=size, workload_options=workloads.resolve_options(name, size, options))
+        for name, size, options in shapes
+    ]
+    assert [name for name in varying(specs) if name not in ("workload", "size")] == ["workload.num_layers"]
+    assert varying(specs[:2]) == ["size"]

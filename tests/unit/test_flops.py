@@ -11,18 +11,25 @@ from scalebench import workloads
 from scalebench.theory.flops import attention_flops_per_token, gpt_flops_per_sample, gpt_matmul_parameters
 
 SHAPES = [
-    ("tiny", {}, 2),
-    ("124m", {}, 1),
-    ("350m", {"num_layers": 3, "vocab_size": 1000}, 2),
-    ("1.3b", {"num_layers": 2}, 1),
+    ("gpt", "tiny", {}, 2),
+    ("gpt", "124m", {}, 1),
+    ("gpt", "350m", {"num_layers": 3, "vocab_size": 1000}, 2),
+    ("gpt", "1.3b", {"num_layers": 2}, 1),
+    ("dit", "tiny", {}, 2),
+    ("dit", "s/8", {}, 1),
+    ("dit", "b/2", {"num_layers": 3, "num_register_tokens": 16}, 2),
+    ("dit", "xl/4", {"num_layers": 2, "learn_sigma": False}, 1),
+    ("jit", "tiny", {}, 2),
+    ("jit", "b/4", {"num_layers": 6}, 1),
+    ("jit", "l/16", {"num_layers": 3, "class_tokens_from": 2}, 2),
 ]
 
 
 def counted(workload, micro_batch, *, checkpointing=False):
     """FLOPs of forward and backward by torch's counter, on the meta device."""
-    shape = (micro_batch, workload.items_per_sample)
+    samples = workload.samples("synthetic", 0).__getitems__(range(micro_batch))
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        batch = {name: torch.empty(shape, dtype=torch.int64) for name in ("tokens", "targets")}
+        batch = {name: value.to("meta") for name, value in samples.items()}
         module = workload.build()
         for name in workload.block_names(module) if checkpointing else ():
             block = module.get_submodule(name)
@@ -31,15 +38,15 @@ def counted(workload, micro_batch, *, checkpointing=False):
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize(("size", "options", "micro_batch"), SHAPES)
-def test_formula_agrees_with_torchs_counter(size, options, micro_batch):
-    workload = workloads.create("gpt", size, options)
+@pytest.mark.parametrize(("name", "size", "options", "micro_batch"), SHAPES)
+def test_formula_agrees_with_torchs_counter(name, size, options, micro_batch):
+    workload = workloads.create(name, size, options)
     assert counted(workload, micro_batch) == pytest.approx(micro_batch * workload.flops_per_sample(), rel=0.02)
 
 
-@pytest.mark.parametrize(("size", "options", "micro_batch"), SHAPES)
-def test_formula_with_checkpointing_agrees_with_torchs_counter(size, options, micro_batch):
-    workload = workloads.create("gpt", size, options)
+@pytest.mark.parametrize(("name", "size", "options", "micro_batch"), SHAPES)
+def test_formula_with_checkpointing_agrees_with_torchs_counter(name, size, options, micro_batch):
+    workload = workloads.create(name, size, options)
     hardware = workload.flops_per_sample() + workload.recomputed_flops_per_sample()
     seen = counted(workload, micro_batch, checkpointing=True)
     assert seen > 1.1 * counted(workload, micro_batch)
