@@ -67,9 +67,10 @@ def _called(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
 
 def scheme_of(spec: RunSpec, model: Model) -> Scheme | None:
     """The scheme of `spec`, or None when it has a strategy, or an option of one, whose doings are not known."""
-    strategy = strategies.create(spec.strategy, spec.strategy_options)
+    raw = strategies.raw_name(spec.strategy)  # a framework sends and holds what the strategy that it wraps does
+    strategy = strategies.create(raw, spec.strategy_options if raw == spec.strategy else {})
     config = spec.train_config()
-    describe = _FAMILIES.get(strategies.entry(spec.strategy).target)
+    describe = _FAMILIES.get(strategies.entry(raw).target)
     described = describe(strategy, config, spec, model) if describe else None
     if described is None:
         return None

@@ -28,13 +28,15 @@ class Entry:
     """A strategy's name: its class, the options that the name stands for, and what others call the same thing.
 
     `grad_sync` is when it reduces gradients unless asked otherwise; None leaves that to the class. `needs` is the
-    package that it takes beyond torch, as its class has it.
+    package that it takes beyond torch, as its class has it. `wraps` is the raw strategy that a framework's one wraps,
+    which theory takes it for and whose cost its own is compared with.
     """
 
     target: str
     preset: Mapping[str, Any] = field(default_factory=dict)
     grad_sync: GradSync | None = None
     needs: str | None = None
+    wraps: str | None = None
     lightning: str | None = None
     accelerate: str | None = None
     raw: str
@@ -162,6 +164,51 @@ BUILTIN: dict[str, Entry] = {
         raw="deepspeed.initialize",
         summary="stage 2, or the whole JSON given by --deepspeed-config",
     ),
+    "lightning_ddp": Entry(
+        target="lightning_ddp:LightningDDP",
+        needs="lightning",
+        wraps="ddp",
+        grad_sync="last",
+        lightning="Fabric(strategy='ddp')",
+        raw="torch.nn.parallel.DistributedDataParallel",
+        summary="ddp run by Lightning's Fabric",
+    ),
+    "lightning_fsdp": Entry(
+        target="lightning_fsdp:LightningFSDP",
+        needs="lightning",
+        wraps="fsdp1",
+        grad_sync="every_micro_batch",
+        lightning="Fabric(strategy='fsdp')",
+        raw="torch.distributed.fsdp.FullyShardedDataParallel",
+        summary="fsdp1 run by Lightning's Fabric (GPUs only)",
+    ),
+    "lightning_model_parallel": Entry(
+        target="lightning_model_parallel:LightningModelParallel",
+        needs="lightning",
+        wraps="fsdp",
+        grad_sync="every_micro_batch",
+        lightning="Fabric(strategy=ModelParallelStrategy(...))",
+        raw="torch.distributed.fsdp.fully_shard",
+        summary="fsdp run by Lightning's Fabric",
+    ),
+    "accelerate_ddp": Entry(
+        target="accelerate_ddp:AccelerateDDP",
+        needs="accelerate",
+        wraps="ddp",
+        grad_sync="last",
+        accelerate="MULTI_GPU, MULTI_CPU",
+        raw="torch.nn.parallel.DistributedDataParallel",
+        summary="ddp run by Accelerate",
+    ),
+    "accelerate_fsdp": Entry(
+        target="accelerate_fsdp:AccelerateFSDP",
+        needs="accelerate",
+        wraps="fsdp",
+        grad_sync="every_micro_batch",
+        accelerate="FSDP, fsdp_version 2",
+        raw="torch.distributed.fsdp.fully_shard",
+        summary="fsdp run by Accelerate (GPUs only)",
+    ),
 }
 
 
@@ -196,6 +243,11 @@ def default_grad_sync(name: str) -> GradSync:
 def needs(name: str) -> str | None:
     """The package that strategy `name` takes beyond torch. Imports torch only for a third party's."""
     return BUILTIN[name].needs if name in BUILTIN else strategy_class(name).needs
+
+
+def raw_name(name: str) -> str:
+    """The strategy that a framework's strategy `name` wraps; any other is raw itself. KeyError."""
+    return entry(name).wraps or name
 
 
 def option_fields(name: str) -> dict[str, dataclasses.Field[Any]]:

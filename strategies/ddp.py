@@ -81,9 +81,7 @@ class DDP(Strategy):
         )
 
     def _wrap(self, inner: nn.Module, config: TrainConfig) -> DistributedDataParallel:
-        # Regions are compiled one by one, so there is no whole graph to split at bucket boundaries, and the splitter
-        # refuses checkpointed regions.
-        torch._dynamo.config.optimize_ddp = False
+        keep_graphs_whole()
         matched = MATCHED_BUCKET_MIB if config.profile == "matched" else None
         module = DistributedDataParallel(
             inner,
@@ -104,6 +102,12 @@ class DDP(Strategy):
             # The earliest step that warm start allows: torch's own default would compress nothing in a short run.
             state = powerSGD_hook.PowerSGDState(None, start_powerSGD_iter=2)
             module.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
+
+
+def keep_graphs_whole() -> None:
+    """Regions are compiled one by one, so there is no whole graph to split at bucket boundaries, and the splitter
+    refuses checkpointed regions."""
+    torch._dynamo.config.optimize_ddp = False
 
 
 def _sync(module: DistributedDataParallel) -> SyncContext:

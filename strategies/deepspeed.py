@@ -7,9 +7,6 @@ DeepSpeed's own are compiled on first use, which this project never does.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
-import importlib.util
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +25,7 @@ from .deepspeed_step import DeepSpeedStep
 from .deepspeed_unmatched import unmatched
 from .deepspeed_user import check_user_config
 from .loss_scaling import LossScaler
+from .packages import unusable
 
 MINIMUM_VERSION = (0, 19, 8)
 """Before it stage 1 sums micro-batches wrongly in an accumulation dtype of its own (fp16 strays from plain PyTorch)."""
@@ -108,7 +106,7 @@ class DeepSpeed(Strategy):
         )
 
     def unsupported_reason(self, config: TrainConfig, device_type: str, world_size: int) -> str | None:
-        missing = _missing()
+        missing = unusable("deepspeed", MINIMUM_VERSION)
         if missing:
             return missing
         if self.stage is not None and self.stage not in range(4):
@@ -153,16 +151,6 @@ def _take_over_stage_0(engine: Any, config: TrainConfig, device: torch.device) -
         return None
     compat.scale_losses(engine, scaler)
     return scaler
-
-
-def _missing() -> str | None:
-    if importlib.util.find_spec("deepspeed") is None:
-        return "deepspeed is not installed: pip install deepspeed"
-    version = importlib.metadata.version("deepspeed")
-    if tuple(map(int, re.findall(r"\d+", version)[:3])) < MINIMUM_VERSION:
-        wanted = ".".join(map(str, MINIMUM_VERSION))
-        return f"deepspeed {version} is older than what is tested here: pip install -U 'deepspeed>={wanted}'"
-    return None
 
 
 def _unsupported_sync(plan: Plan) -> str | None:

@@ -79,7 +79,7 @@ class FSDP(Strategy):
     def prepare(self, workload: Workload, config: TrainConfig, device: torch.device) -> TorchStep:
         module = build_on_meta(workload, config)
         no_decay = workload.no_decay_names(module)
-        self._shard(module, workload.block_names(module), config, device)
+        self.shard(module, workload.block_names(module), config, self._mesh(device))
         materialise_(module, workload, config, device, offload=self.cpu_offload)
         groups = parameter_groups(module.named_parameters(), no_decay, config.optimizer)
         prepare_process(config)
@@ -88,18 +88,19 @@ class FSDP(Strategy):
             optimizer=build_optimizer(groups, config.optimizer),
             config=config,
             device=device,
-            whole_parameters=lambda: _whole_parameters(module, device),
+            whole_parameters=lambda: whole_parameters(module, device),
             clip=clip_by_global_norm(list(module.parameters())),
             scaler=LossScaler(config, device),
             sync=_sync(module),
             autocast=False,
-            after_inference=lambda: _reshard(module),
+            after_inference=lambda: reshard(module),
         )
 
-    def _shard(self, module: nn.Module, block_names: list[str], config: TrainConfig, device: torch.device) -> None:
-        options: dict[str, Any] = {"mesh": self._mesh(device), "mp_policy": _mixed_precision(config)}
+    def shard(self, module: nn.Module, block_names: list[str], config: TrainConfig, mesh: DeviceMesh) -> None:
+        """Shard each block and the root of `module` over `mesh`, in place."""
+        options: dict[str, Any] = {"mesh": mesh, "mp_policy": mixed_precision(config)}
         if self.cpu_offload:
-            options["offload_policy"] = CPUOffloadPolicy(pin_memory=device.type == "cuda")
+            options["offload_policy"] = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")
         blocks = [
             fully_shard(module.get_submodule(name), reshard_after_forward=self.reshard_after_forward, **options)
             for name in block_names
@@ -141,7 +142,7 @@ def _indivisible(option: str, group: bool | int, ranks: int) -> str | None:
     return f"{option} asks for groups of {group} ranks, which {ranks} ranks do not fall into; use one of {divisors}"
 
 
-def _mixed_precision(config: TrainConfig) -> MixedPrecisionPolicy:
+def mixed_precision(config: TrainConfig) -> MixedPrecisionPolicy:
     """fp32 shards cast to 16 bit when gathered; gradients reduced in fp32, or as cast, which is how FSDP2 ships."""
     if not config.mixed:
         return MixedPrecisionPolicy()
@@ -169,14 +170,15 @@ def _sync(module: nn.Module) -> SyncContext:
     return sync
 
 
-def _reshard(module: nn.Module) -> None:
+def reshard(module: nn.Module) -> None:
     """Free what a forward pass without a backward pass left gathered: it would outlive the next update."""
     for child in module.modules():
         if isinstance(child, FSDPModule):
             child.reshard()
 
 
-def _whole_parameters(module: nn.Module, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+def whole_parameters(module: nn.Module, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter of a sharded module whole, one at a time. Collective."""
     for name, parameter in module.named_parameters():
         sharded = parameter.detach().to(device)
         assert isinstance(sharded, DTensor)

@@ -66,7 +66,7 @@ class FSDP1(Strategy):
             optimizer=build_optimizer(parameter_groups(named, no_decay, config.optimizer), config.optimizer),
             config=config,
             device=device,
-            whole_parameters=lambda: _whole_parameters(module),
+            whole_parameters=lambda: whole_parameters(module),
             clip=module.clip_grad_norm_,
             scaler=LossScaler(config, device, agree=True),
             sync=_sync(module),
@@ -79,7 +79,7 @@ class FSDP1(Strategy):
         """Materialise and shard block by block, so that no rank ever holds more than one block beyond its shards."""
         options: dict[str, Any] = {
             "sharding_strategy": ShardingStrategy[self.sharding_strategy],
-            "mixed_precision": _mixed_precision(config),
+            "mixed_precision": mixed_precision(config),
             "forward_prefetch": self.forward_prefetch,
             "device_id": device,
             "use_orig_params": True,
@@ -92,7 +92,7 @@ class FSDP1(Strategy):
         return FullyShardedDataParallel(inner, **options)
 
 
-def _mixed_precision(config: TrainConfig) -> MixedPrecision | None:
+def mixed_precision(config: TrainConfig) -> MixedPrecision | None:
     """fp32 shards cast to 16 bit when gathered; gradients reduced in fp32, or as cast, which is how FSDP ships."""
     if not config.mixed:
         return None
@@ -109,8 +109,8 @@ def _sync(module: FullyShardedDataParallel) -> SyncContext:
     return sync
 
 
-def _whole_parameters(module: FullyShardedDataParallel) -> Iterator[tuple[str, Tensor]]:
-    """One unit is gathered at a time; of its parameters those that belong to no inner unit."""
+def whole_parameters(module: FullyShardedDataParallel) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter whole. One unit is gathered at a time; of its parameters those that belong to no inner unit."""
     for prefix, unit in module.named_modules():
         if isinstance(unit, FullyShardedDataParallel):
             outer = f"{prefix}.".replace(WRAPPED, "").lstrip(".")

@@ -72,7 +72,7 @@ class TorchStep(TrainStep):
 
     def __call__(self, micro_batches: Sequence[Batch]) -> Tensor:
         assert len(micro_batches) == self._accumulation, "the divisor of the gradient is fixed at construction"
-        self.optimizer.zero_grad()
+        self._zero_grad()
         losses = []
         for index, batch in enumerate(micro_batches, start=1):
             last = index == self._accumulation
@@ -84,9 +84,15 @@ class TorchStep(TrainStep):
     def _forward_backward(self, batch: Batch) -> Tensor:
         with self._autocast:
             loss: Tensor = self.module(batch).float()
+        self._backward(loss)
+        return loss.detach()
+
+    def _zero_grad(self) -> None:
+        self.optimizer.zero_grad()
+
+    def _backward(self, loss: Tensor) -> None:
         # Starting the backward pass from 1/accumulation (times the loss scale) spares a division of the loss.
         torch.autograd.backward(loss, self._scaler.scale(self._share))
-        return loss.detach()
 
     def _update(self) -> None:
         self._scaler.unscale_(self.optimizer)

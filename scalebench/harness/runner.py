@@ -37,6 +37,14 @@ from scalebench.records.store import require_writable, write_record
 from scalebench.spec import PlannedRun, RunSpec
 
 
+PRELOADS = {
+    "deepspeed": "scalebench.harness.preload_deepspeed",
+    "lightning": "scalebench.harness.preload_lightning",
+    "accelerate": "scalebench.harness.preload_accelerate",
+}
+"""What the fork server imports beside torch when a run needs a package."""
+
+
 class Progress(Protocol):
     """Whoever watches a session."""
 
@@ -293,5 +301,6 @@ def functional_only(spec: RunSpec) -> str | None:
 
 def preload_for(runs: Sequence[PlannedRun]) -> tuple[str, ...]:
     """What the fork server imports for these runs."""
-    needs = {strategies.needs(name) for name in {run.spec.strategy for run in runs}}
-    return ("scalebench.harness.preload", *(["scalebench.harness.preload_deepspeed"] if "deepspeed" in needs else []))
+    names = {run.spec.strategy for run in runs}
+    needs = {strategies.needs(name) for name in names | {strategies.raw_name(name) for name in names}}
+    return ("scalebench.harness.preload", *(PRELOADS[package] for package in PRELOADS if package in needs))

@@ -247,7 +247,7 @@ def expected_dtypes(spec: RunSpec) -> dict[str, tuple[object, ...]]:
 def expected_backend(spec: RunSpec) -> dict[str, tuple[object, ...]]:
     """Wrapper and offload, for the strategies we know; the optimizer, for all."""
     allowed: dict[str, tuple[object, ...]] = {"optimizer": (OPTIMIZERS[spec.optimizer.name],)}
-    target = strategies.entries()[spec.strategy].target
+    target = strategies.entry(strategies.raw_name(spec.strategy)).target
     if target == "single:Single" or target in WRAPPERS:
         strategy = strategies.create(spec.strategy, spec.strategy_options)
         allowed |= {"wrapper": (WRAPPERS.get(target),), "offloaded": (strategy.offloads,)}
