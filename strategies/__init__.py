@@ -191,6 +191,15 @@ BUILTIN: dict[str, Entry] = {
         raw="torch.distributed.fsdp.fully_shard",
         summary="fsdp run by Lightning's Fabric",
     ),
+    "lightning_deepspeed_stage_2": Entry(
+        target="lightning_deepspeed:LightningDeepSpeed",
+        needs="lightning",
+        wraps="deepspeed_stage_2",
+        grad_sync="every_micro_batch",
+        lightning="Fabric(strategy='deepspeed_stage_2')",
+        raw=f"{_ZERO} 2",
+        summary="deepspeed_stage_2 run by Lightning's Fabric (GPUs only)",
+    ),
     "accelerate_ddp": Entry(
         target="accelerate_ddp:AccelerateDDP",
         needs="accelerate",
@@ -208,6 +217,15 @@ BUILTIN: dict[str, Entry] = {
         accelerate="FSDP, fsdp_version 2",
         raw="torch.distributed.fsdp.fully_shard",
         summary="fsdp run by Accelerate (GPUs only)",
+    ),
+    "accelerate_deepspeed_stage_2": Entry(
+        target="accelerate_deepspeed:AccelerateDeepSpeed",
+        needs="accelerate",
+        wraps="deepspeed_stage_2",
+        grad_sync="every_micro_batch",
+        accelerate="DEEPSPEED, zero_stage 2",
+        raw=f"{_ZERO} 2",
+        summary="deepspeed_stage_2 run by Accelerate (GPUs only)",
     ),
 }
 

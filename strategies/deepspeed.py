@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from . import compat
 from .base import Strategy, TrainStep, Workload
@@ -21,7 +22,7 @@ from .config import Casting, GradSync, TrainConfig
 from .construct import build_on_meta, build_optimizer, parameter_groups, prepare_process
 from .deepspeed_build import fill_, largest_block, restore_masters_, verify
 from .deepspeed_config import Plan, enabled, resolve_offload, resolve_stage
-from .deepspeed_step import DeepSpeedStep
+from .deepspeed_step import DeepSpeedStep, Prepared
 from .deepspeed_unmatched import unmatched
 from .deepspeed_user import check_user_config
 from .loss_scaling import LossScaler
@@ -124,23 +125,39 @@ class DeepSpeed(Strategy):
         return unmatched(self.plan(config, world_size)) if config.profile == "matched" else ()
 
     def prepare(self, workload: Workload, config: TrainConfig, device: torch.device) -> TrainStep:
-        deepspeed = compat.load_deepspeed(device)
-        compat.join_process_group(deepspeed, device, config.timeout_seconds)
-        module = build_on_meta(workload, config)
-        plan = self.plan(config, dist.get_world_size(), largest_block(module, workload))
-        fill_(deepspeed, module, workload, plan, device)
-        groups = parameter_groups(module.named_parameters(), workload.no_decay_names(module), config.optimizer)
-        optimizer = build_optimizer(groups, config.optimizer)
-        leaves = compat.leaves_gather_only() if config.compile else contextlib.nullcontext()
-        # It prints what it builds; standard output is for results.
-        with contextlib.redirect_stdout(sys.stderr), leaves:
-            engine = deepspeed.initialize(model=module, optimizer=optimizer, config=plan.json)[0]
-        verify(engine, optimizer, plan)
-        if plan.restores_masters:
-            restore_masters_(deepspeed, module, workload, config, device)
-        prepare_process(config)
-        scaler = None if plan.stage else _take_over_stage_0(engine, config, device)
-        return DeepSpeedStep(deepspeed, engine, optimizer, plan, scaler)
+        return DeepSpeedStep(prepare_engine(self, workload, config, device, _initialize))
+
+
+def _initialize(deepspeed: Any, module: nn.Module, optimizer: torch.optim.Optimizer, plan: Plan) -> Any:
+    return deepspeed.initialize(model=module, optimizer=optimizer, config=plan.json)[0]
+
+
+def prepare_engine(
+    strategy: DeepSpeed,
+    workload: Workload,
+    config: TrainConfig,
+    device: torch.device,
+    initialize: Callable[[Any, nn.Module, torch.optim.Optimizer, Plan], Any],
+) -> Prepared:
+    """Build, materialise and initialise; `initialize` makes the engine of the package deepspeed, a module, its optimizer
+    and what is asked of it. Raises RuntimeError when that is not what was asked."""
+    deepspeed = compat.load_deepspeed(device)
+    compat.join_process_group(deepspeed, device, config.timeout_seconds)
+    module = build_on_meta(workload, config)
+    plan = strategy.plan(config, dist.get_world_size(), largest_block(module, workload))
+    fill_(deepspeed, module, workload, plan, device)
+    groups = parameter_groups(module.named_parameters(), workload.no_decay_names(module), config.optimizer)
+    optimizer = build_optimizer(groups, config.optimizer)
+    leaves = compat.leaves_gather_only() if config.compile else contextlib.nullcontext()
+    # It prints what it builds; standard output is for results.
+    with contextlib.redirect_stdout(sys.stderr), leaves:
+        engine = initialize(deepspeed, module, optimizer, plan)
+    verify(engine, optimizer, plan)
+    if plan.restores_masters:
+        restore_masters_(deepspeed, module, workload, config, device)
+    prepare_process(config)
+    scaler = None if plan.stage else _take_over_stage_0(engine, config, device)
+    return Prepared(deepspeed=deepspeed, engine=engine, optimizer=optimizer, plan=plan, scaler=scaler)
 
 
 def _take_over_stage_0(engine: Any, config: TrainConfig, device: torch.device) -> LossScaler | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,24 +15,34 @@ from .deepspeed_config import Plan
 from .loss_scaling import LossScaler
 
 
-class DeepSpeedStep(TrainStep):
-    """Runs the engine's forward, backward and step for each micro-batch; the engine itself scales the loss.
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """An engine ready to train, of the package `deepspeed`, and what it was made of.
 
-    Args:
+    Attributes:
         optimizer: the torch optimizer inside the engine's.
         scaler: the loss scaling that the engine was given, if any; at other times it has its own.
     """
 
-    def __init__(
-        self, deepspeed: Any, engine: Any, optimizer: torch.optim.Optimizer, plan: Plan, scaler: LossScaler | None
-    ) -> None:
+    deepspeed: Any
+    engine: Any
+    optimizer: torch.optim.Optimizer
+    plan: Plan
+    scaler: LossScaler | None
+
+
+class DeepSpeedStep(TrainStep):
+    """Runs the engine's forward, backward and step for each micro-batch; the engine itself scales the loss."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        engine, plan = prepared.engine, prepared.plan
         self.module = engine
-        self.optimizer = optimizer
-        self._deepspeed = deepspeed
+        self.optimizer = prepared.optimizer
+        self._deepspeed = prepared.deepspeed
         self._engine = engine
         self._accumulation = plan.config.accumulation
         self._coalesces = plan.coalesces
-        self._scaler = scaler
+        self._scaler = prepared.scaler
         self._dtype = next(engine.module.parameters()).dtype
         self._device = torch.device(engine.device)
 
@@ -44,9 +55,13 @@ class DeepSpeedStep(TrainStep):
         """Gradients are reduced as the stage does it: on the last micro-batch (0, 1) or on every one (2, 3)."""
         losses = []
         for batch in micro_batches:
-            losses.append(self._forward_backward(batch))
-            self._engine.step()
+            losses.append(self._micro_step(batch))
         return losses
+
+    def _micro_step(self, batch: Batch) -> Tensor:
+        loss = self._forward_backward(batch)
+        self._engine.step()
+        return loss
 
     def _coalesced(self, micro_batches: Sequence[Batch]) -> list[Tensor]:
         """Gradients stay whole on each rank until the last micro-batch, and are reduced once."""

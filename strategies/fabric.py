@@ -38,6 +38,8 @@ class LightningFabric(Framework):
 
     needs: ClassVar[str | None] = "lightning"
     minimum_version: ClassVar[tuple[int, ...]] = (2, 6)
+    casts_inputs: ClassVar[bool] = True
+    """Whether Fabric's precision plugin casts floating-point inputs that the raw strategy leaves as they are."""
 
     def substitution(self, config: TrainConfig, device_type: str, world_size: int) -> str | None:
         if config.precision == "fp16" and device_type == "cpu":
@@ -56,7 +58,7 @@ class LightningFabric(Framework):
         return PRECISIONS[config.precision]
 
     def unmatched(self, config: TrainConfig, device_type: str, world_size: int) -> tuple[str, ...]:
-        casts = config.profile == "matched" and self.plugin(config) in CASTING_PLUGINS
+        casts = config.profile == "matched" and self.casts_inputs and self.plugin(config) in CASTING_PLUGINS
         return (*super().unmatched(config, device_type, world_size), *([INPUTS_CAST] if casts else []))
 
 

@@ -31,6 +31,7 @@ class LightningFSDP(LightningFabric):
 
     name: ClassVar[str] = "lightning_fsdp"
     raw: ClassVar[Strategy] = FSDP1()
+    casts_inputs: ClassVar[bool] = False
 
     def substitution(self, config: TrainConfig, device_type: str, world_size: int) -> str | None:
         if device_type == "cpu":

@@ -10,7 +10,7 @@ import click
 from scalebench import strategies, workloads
 from scalebench.cli.tables import markdown_table, print_table
 from scalebench.strategies.config import PRECISION_ALIASES
-from scalebench.strategies.precision_table import PRECISION_TABLE
+from scalebench.strategies.precision_table import OF_FRAMEWORKS, PRECISION_TABLE
 
 STRATEGY_HEADS = ("strategy", "what it is", "Lightning", "Accelerate", "raw API")
 WORKLOAD_HEADS = ("workload", "size", "parameters", "default micro-batch", "options")
@@ -26,7 +26,8 @@ Written by `make docs` from the code; `scalebench list` prints the same.
 
 ## Strategies
 
-Beside each name stands what Lightning, Accelerate and the libraries themselves call it.
+Beside each name stands what Lightning, Accelerate and the libraries themselves call it. Those named `lightning_*` and
+`accelerate_*` are run by the frameworks themselves, at the price that a report tells: [frameworks](frameworks.md).
 
 {strategies}
 
@@ -34,6 +35,8 @@ Beside each name stands what Lightning, Accelerate and the libraries themselves 
 
 What each word means in each family of strategies, under the profile `matched`. Under `backend-default` fsdp reduces the
 gradients of mixed precision in 16 bit, and DeepSpeed does as it ships. What a run really did is observed and recorded.
+
+{frameworks}
 
 {precisions}
 
@@ -60,7 +63,8 @@ def list_(what: str, markdown: bool) -> None:
         "precisions": (PRECISION_HEADS, precision_rows()),
     }
     if markdown:
-        click.echo(PAGE.format(**{name: markdown_table(*parts) for name, parts in tables.items()}), nl=False)
+        pages = {name: markdown_table(*parts) for name, parts in tables.items()}
+        click.echo(PAGE.format(**pages, frameworks=OF_FRAMEWORKS), nl=False)
     else:
         print_table(*tables[what])
 

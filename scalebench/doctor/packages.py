@@ -23,11 +23,18 @@ REQUIRED = {
     "scipy": "scipy",
     "psutil": "psutil",
 }
-OPTIONAL = {"deepspeed": "deepspeed", "pynvml": "nvidia-ml-py"}
+OPTIONAL = {
+    "deepspeed": "deepspeed",
+    "pynvml": "nvidia-ml-py",
+    "lightning": "lightning",
+    "accelerate": "accelerate",
+}
 """Import name to distribution; what is optional costs its own cells or figures alone."""
 COSTS = {
     "deepspeed": "cells of deepspeed are unsupported",
     "pynvml": "GPUs are not found, and no energy, clocks or temperatures are read",
+    "lightning": "cells of lightning_* are unsupported",
+    "accelerate": "cells of accelerate_* are unsupported",
 }
 
 

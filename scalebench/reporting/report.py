@@ -14,6 +14,7 @@ from . import bottleneck, communication, device, evidence, memory, phases, table
 from .answers import answers
 from .environment import environment_table, sessions_line
 from .experiments import Experiment, experiments, hardware, hardware_name
+from .frameworks import framework_costs
 from .loading import data_loading
 from .markdown import bullets, heading, image, markdown_table
 from .outcomes import outcomes
@@ -115,6 +116,7 @@ def _experiment(
     yield from _section(memory.peaks(experiment), level=3)
     yield from _section(memory.categories(experiment), level=3)
     yield from _section(tables.precision(experiment), level=3)
+    yield from _section(framework_costs(experiment), level=3)
     yield from _section(phases.phases(experiment), level=3)
     yield from _section(phases.ranks(experiment), level=3)
     yield from _section(communication.exchange(experiment), level=3)

@@ -44,6 +44,13 @@ STYLES = {
     "deepspeed_stage_3": Style(color=ORANGE, marker="P"),
     "deepspeed_stage_3_offload": Style(color=ORANGE, marker=">", line="--"),
     "deepspeed": Style(color=PURPLE, marker="*", line=":"),
+    "lightning_ddp": Style(color=BLUE, marker="p", line="-."),
+    "lightning_fsdp": Style(color=GREY, marker="p", line="-."),
+    "lightning_model_parallel": Style(color=VERMILION, marker="p", line="-."),
+    "lightning_deepspeed_stage_2": Style(color=PURPLE, marker="p", line="-."),
+    "accelerate_ddp": Style(color=BLUE, marker="d", line=":"),
+    "accelerate_fsdp": Style(color=VERMILION, marker="d", line=":"),
+    "accelerate_deepspeed_stage_2": Style(color=PURPLE, marker="d", line=":"),
 }
 
 HATCHES = {"fp32": "", "tf32": "xx", "bf16": "///", "fp16": "\\\\\\", "bf16-true": "...", "fp16-true": "+++"}

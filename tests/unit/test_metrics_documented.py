@@ -70,6 +70,7 @@ def everything(device: str = "cpu") -> tuple[list[Record], list[Probe]]:
             {"scaling": scaling},
             {"world_size": 2, "micro_batch": 4 if scaling == "weak" else 2, "scaling": scaling},
             {"world_size": 2, "micro_batch": 4 if scaling == "weak" else 2, "scaling": scaling, "precision": "bf16"},
+            {"strategy": "accelerate_ddp", "scaling": scaling},
         )
     ]
     records = [filled(make_record(spec, 1.0, unmatched=["no buckets"])) for spec in specs]
