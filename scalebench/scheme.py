@@ -82,6 +82,7 @@ def scheme_of(spec: RunSpec, model: Model) -> Scheme | None:
         accumulation=config.accumulation,
         reductions=config.accumulation if syncs_all else 1,
         moments=_moments(config),
+        average=4 if config.ema_decay else 0,
         checkpointing=config.activation_checkpointing,
         bytes=element_bytes,
         sharding=sharding,

@@ -33,6 +33,7 @@ class RunSpec(BaseModel):
         threads_per_rank: intra-op threads on `cpu`, the same over a whole scaling series; None on `cuda`.
         cores_per_rank: cores each rank is pinned to on `cpu`; None when not pinned (always on `cuda`).
         micro_batch, accumulation: samples per forward pass, and forward passes per step, of one rank.
+        ema_decay: of a moving average of the parameters that each step updates; None: there is none.
         scaling: how the series this cell belongs to grows: `weak` keeps the micro-batch, `strong` the global batch.
         warmup_steps: optimizer steps before the timed window, exactly; None: until their times are steady.
         steps: timed optimizer steps, exactly; None: until the median step is known to `target_precision`.
@@ -65,6 +66,7 @@ class RunSpec(BaseModel):
     scaling: Scaling = "weak"
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     clip_norm: float | None = Field(default=1.0, gt=0)
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
     activation_checkpointing: bool = False
     compile: bool = False
     warmup_steps: int | None = Field(default=10, ge=1)
@@ -117,6 +119,7 @@ class RunSpec(BaseModel):
             accumulation=self.accumulation,
             clip_norm=self.clip_norm,
             optimizer=self.optimizer,
+            ema_decay=self.ema_decay,
             profile=self.profile,
             grad_sync=self.grad_sync,
             activation_checkpointing=self.activation_checkpointing,

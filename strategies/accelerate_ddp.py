@@ -15,7 +15,7 @@ from .base import Strategy, TrainStep, Workload
 from .config import TrainConfig
 from .construct import build_on_meta, build_optimizer, materialise_, parameter_groups, prepare_process
 from .ddp import DDP, MATCHED_BUCKET_MIB, keep_graphs_whole
-from .framework import private_environment, require_wrapper
+from .framework import private_environment, required
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class AccelerateDDP(Accelerate):
             made = accelerator(config, device, kwargs_handlers=_buckets(config))
             scaler = count_skipped_steps(made, config, device)
             module, wrapped = made.prepare(inner, build_optimizer(groups, config.optimizer))
-        require_wrapper(module, DistributedDataParallel, "Accelerate")
+        required(module, DistributedDataParallel, "Accelerate")
         prepare_process(config)
         return accelerate_step(
             made,
@@ -53,8 +53,11 @@ class AccelerateDDP(Accelerate):
 
 
 def _buckets(config: TrainConfig) -> list[Any]:
-    """Buckets as `ddp` has them: 25 MiB throughout. Accelerate hands on only what differs from its own default, which is
-    25 too; where torch is told nothing, its first bucket is 1 MiB. The next number above 25 gives the same bytes."""
+    """Buckets as `ddp` has them: 25 MiB throughout.
+
+    Accelerate hands on only what differs from its own default, which is 25 too; where torch is told nothing, its first
+    bucket is 1 MiB. The next number above 25 gives the same bytes.
+    """
     if config.profile != "matched":
         return []
     utils = importlib.import_module("accelerate.utils")

@@ -40,7 +40,9 @@ class AccelerateDeepSpeed(Accelerate):
 
         def initialize(deepspeed: Any, module: nn.Module, optimizer: torch.optim.Optimizer, plan: Plan) -> Any:
             with private_environment():
-                plugin = importlib.import_module("accelerate.utils").DeepSpeedPlugin(hf_ds_config=copy.deepcopy(plan.json))
+                plugin = importlib.import_module("accelerate.utils").DeepSpeedPlugin(
+                    hf_ds_config=copy.deepcopy(plan.json)
+                )
                 made.append(accelerator(config, device, deepspeed_plugin=plugin))
                 engine, _ = made[0].prepare(module, optimizer)
             return engine

@@ -14,7 +14,7 @@ from .accelerator import Accelerate, accelerate_step, accelerator, count_skipped
 from .base import Strategy, TrainStep, Workload
 from .config import Casting, TrainConfig
 from .construct import build_on_meta, build_optimizer, materialise_, parameter_groups, prepare_process
-from .framework import private_environment, require_wrapper
+from .framework import private_environment, required
 from .fsdp import FSDP, mixed_precision, reshard, whole_parameters
 
 
@@ -44,7 +44,7 @@ class AccelerateFSDP(Accelerate):
             made = accelerator(config, device, fsdp_plugin=_plugin(inner, workload, config))
             scaler = count_skipped_steps(made, config, device)
             module, wrapped = made.prepare(inner, build_optimizer(groups, config.optimizer))
-        require_wrapper(module, FSDPModule, "Accelerate")
+        required(module, FSDPModule, "Accelerate")
         prepare_process(config)
         return accelerate_step(
             made,

@@ -110,10 +110,11 @@ class TrainStep(ABC):
         """Set every parameter group's learning rate from the next step on."""
 
     @abstractmethod
-    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
+    def full_parameters(self, ema: bool = False) -> Iterator[tuple[str, Tensor]]:
         """Every parameter whole, one at a time, as (name in the unwrapped module, fp32 CPU copy), in a fixed order.
 
-        Master values where the backend keeps masters. Collective: every rank must iterate to the end together.
+        Master values where the backend keeps masters; with `ema` their moving averages, where the run keeps them.
+        Collective: every rank must iterate to the end together.
         """
 
     @abstractmethod

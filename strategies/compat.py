@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 MASTERS = ("single_partition_of_fp32_groups", "fp32_groups_flat_partition", "fp32_partitioned_groups_flat")
 """Where ZeRO 1 and 2, bf16 at stage 1, and ZeRO 3 keep this rank's share of what the optimizer updates."""
@@ -106,6 +107,15 @@ def is_offloaded(engine: Any) -> bool:
     """Whether the optimizer's state really lives on the CPU beside the model's device."""
     wrapper = engine.optimizer
     return bool(getattr(wrapper, "cpu_offload", False) or getattr(wrapper, "offload_optimizer", False))
+
+
+def updated(engine: Any, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """What this rank's optimizer updates: its share of the masters, or at stage 0 the parameters. ZeRO-3 gives them to
+    the optimizer only while it updates."""
+    for name in MASTERS:
+        if hasattr(engine.optimizer, name):
+            return list(getattr(engine.optimizer, name))
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def observed_precision(engine: Any) -> dict[str, str]:

@@ -52,6 +52,7 @@ class TrainConfig:
         micro_batch: samples per rank and forward pass.
         accumulation: micro-batches per optimizer step and rank.
         clip_norm: global gradient norm above which gradients are scaled down; None leaves them alone.
+        ema_decay: of a moving average of the parameters, kept beside them; None: none is kept.
         profile: `matched` makes backends as alike as they allow, `backend-default` leaves each as its makers ship it.
         grad_sync: on which micro-batches gradients are reduced between ranks.
         activation_checkpointing: recompute each block's forward in the backward pass.
@@ -67,6 +68,7 @@ class TrainConfig:
     accumulation: int = 1
     clip_norm: float | None = 1.0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema_decay: float | None = None
     profile: Profile = "matched"
     grad_sync: GradSync = "last"
     activation_checkpointing: bool = False

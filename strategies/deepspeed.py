@@ -139,8 +139,8 @@ def prepare_engine(
     device: torch.device,
     initialize: Callable[[Any, nn.Module, torch.optim.Optimizer, Plan], Any],
 ) -> Prepared:
-    """Build, materialise and initialise; `initialize` makes the engine of the package deepspeed, a module, its optimizer
-    and what is asked of it. Raises RuntimeError when that is not what was asked."""
+    """Build, materialise and initialise; `initialize` makes the engine of the package deepspeed, a module, its
+    optimizer and what is asked of it. Raises RuntimeError when that is not what was asked."""
     deepspeed = compat.load_deepspeed(device)
     compat.join_process_group(deepspeed, device, config.timeout_seconds)
     module = build_on_meta(workload, config)

@@ -12,6 +12,7 @@ from torch import Tensor
 from . import compat
 from .base import Batch, Task, TrainStep
 from .deepspeed_config import Plan
+from .ema import MovingAverage, averages_or_not
 from .loss_scaling import LossScaler
 
 
@@ -45,18 +46,20 @@ class DeepSpeedStep(TrainStep):
         self._scaler = prepared.scaler
         self._dtype = next(engine.module.parameters()).dtype
         self._device = torch.device(engine.device)
+        decay = plan.config.ema_decay
+        self._average = MovingAverage(lambda: compat.updated(engine, self.optimizer), decay) if decay else None
 
     def __call__(self, micro_batches: Sequence[Batch]) -> Tensor:
         assert len(micro_batches) == self._accumulation, "the divisor of the gradient is fixed at construction"
+        skipped = self._engine.skipped_steps
         losses = self._coalesced(micro_batches) if self._coalesces else self._synchronised(micro_batches)
+        if self._average and self._engine.skipped_steps == skipped:
+            self._average.update(self._scaler.applied() if self._scaler else None)
         return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
     def _synchronised(self, micro_batches: Sequence[Batch]) -> list[Tensor]:
         """Gradients are reduced as the stage does it: on the last micro-batch (0, 1) or on every one (2, 3)."""
-        losses = []
-        for batch in micro_batches:
-            losses.append(self._micro_step(batch))
-        return losses
+        return [self._micro_step(batch) for batch in micro_batches]
 
     def _micro_step(self, batch: Batch) -> Tensor:
         loss = self._forward_backward(batch)
@@ -100,9 +103,10 @@ class DeepSpeedStep(TrainStep):
         for group in self.optimizer.param_groups:
             group["lr"] = value
 
-    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        for name, parameter in self._engine.module.named_parameters():
-            yield name, self._whole(parameter).to("cpu", torch.float32, copy=True)
+    def full_parameters(self, ema: bool = False) -> Iterator[tuple[str, Tensor]]:
+        with averages_or_not(self._average, ema):
+            for name, parameter in self._engine.module.named_parameters():
+                yield name, self._whole(parameter).to("cpu", torch.float32, copy=True)
 
     @torch.no_grad()
     def _whole(self, parameter: torch.nn.Parameter) -> Tensor:

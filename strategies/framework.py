@@ -11,7 +11,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import nn
@@ -19,6 +19,8 @@ from torch import nn
 from .base import Strategy
 from .config import GradSync, TrainConfig
 from .packages import unusable
+
+Wrapper = TypeVar("Wrapper")
 
 LAUNCHERS_OF_THEIR_OWN = ("ACCELERATE_", "FSDP_", "LT_")
 """How the variables begin by which `accelerate launch` and `fabric run` decide what the spec decides here."""
@@ -76,7 +78,11 @@ def private_environment() -> Iterator[None]:
         os.environ.update(before)
 
 
-def require_wrapper(module: nn.Module, wanted: type, framework: str) -> None:
-    """Raise RuntimeError unless `module` is a `wanted`: a framework that cannot wrap may leave it out in silence."""
+def required(module: nn.Module, wanted: type[Wrapper], framework: str) -> Wrapper:
+    """`module`, which `framework` was to wrap into a `wanted`.
+
+    Raises RuntimeError when it is none: a framework that cannot wrap may leave it out in silence.
+    """
     if not isinstance(module, wanted):
         raise RuntimeError(f"{framework} was asked for {wanted.__name__} and made {type(module).__name__}")
+    return module

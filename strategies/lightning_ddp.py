@@ -20,7 +20,7 @@ from .fabric import (
     load_strategies,
     rank_for_logs,
 )
-from .framework import private_environment, require_wrapper
+from .framework import private_environment, required
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class LightningDDP(LightningFabric):
             release = rank_for_logs()
             fabric = attach(strategies.DDPStrategy(**buckets), self.plugin(config), device)
             module, wrapped = fabric.setup(inner, build_optimizer(groups, config.optimizer))
-        require_wrapper(forward_module(module), DistributedDataParallel, "Fabric")
+        required(forward_module(module), DistributedDataParallel, "Fabric")
         prepare_process(config)
         return fabric_step(
             fabric,

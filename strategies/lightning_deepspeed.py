@@ -18,6 +18,12 @@ from .framework import private_environment
 from .framework_deepspeed import FrameworkDeepSpeedStep, refused
 
 
+STEPS_THE_ENGINE = (
+    "the update is the engine's, by Fabric's strategy: Fabric's wrapper of the optimizer does not know the engine for one, "
+    "and would update without it, which counts no micro-batches"
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LightningDeepSpeed(LightningFabric):
     """lightning.fabric.strategies.DeepSpeedStrategy at stage 2, given the JSON of `deepspeed_stage_2`."""
@@ -26,6 +32,7 @@ class LightningDeepSpeed(LightningFabric):
     raw: ClassVar[DeepSpeed] = DeepSpeed(stage=2)
     casting: ClassVar[Casting] = "engine-cast"
     casts_inputs: ClassVar[bool] = False
+    differs: ClassVar[tuple[str, ...]] = (STEPS_THE_ENGINE,)
 
     def substitution(self, config: TrainConfig, device_type: str, world_size: int) -> str | None:
         if device_type == "cpu":
@@ -40,7 +47,7 @@ class LightningDeepSpeed(LightningFabric):
                 strategy = self.strategy_class()(config=copy.deepcopy(plan.json))
                 made["release"] = rank_for_logs()
                 made["fabric"] = attach(strategy, self.plugin(config), device)
-                made["module"], made["wrapped"] = made["fabric"].setup(module, optimizer)
+                made["module"], _ = made["fabric"].setup(module, optimizer)
             return forward_module(made["module"])
 
         prepared = prepare_engine(self.raw, workload, config, device, initialize)
@@ -48,7 +55,7 @@ class LightningDeepSpeed(LightningFabric):
         def micro_step(batch: Batch) -> Tensor:
             loss: Tensor = made["module"](batch).float()
             made["fabric"].backward(loss, model=made["module"])
-            made["wrapped"].step()
+            made["fabric"].strategy.optimizer_step(prepared.engine)
             return loss.detach()
 
         return FrameworkDeepSpeedStep(prepared, micro_step=micro_step, release=made["release"])

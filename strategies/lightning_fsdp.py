@@ -20,7 +20,7 @@ from .fabric import (
     load_strategies,
     rank_for_logs,
 )
-from .framework import private_environment, require_wrapper
+from .framework import private_environment, required
 from .fsdp1 import FSDP1, WRAPPED, mixed_precision, whole_parameters
 
 
@@ -36,8 +36,6 @@ class LightningFSDP(LightningFabric):
     def substitution(self, config: TrainConfig, device_type: str, world_size: int) -> str | None:
         if device_type == "cpu":
             return "Fabric refuses FSDP1 on a CPU: use fsdp1, or lightning_model_parallel"
-        if config.precision == "bf16-true":
-            return "Fabric's FSDP1 in bf16-true has settings of its own for what is kept in fp32: use fsdp1"
         return super().substitution(config, device_type, world_size)
 
     def prepare(self, workload: Workload, config: TrainConfig, device: torch.device) -> TrainStep:
@@ -48,11 +46,10 @@ class LightningFSDP(LightningFabric):
             release = rank_for_logs()
             fabric = attach(strategy, self.plugin(config), device)
             module = fabric.setup_module(inner)
-            wrapper = forward_module(module)
+            wrapper = required(forward_module(module), FullyShardedDataParallel, "Fabric")
             named = [(name.replace(WRAPPED, ""), parameter) for name, parameter in wrapper.named_parameters()]
             groups = parameter_groups(named, no_decay, config.optimizer)
             wrapped = fabric.setup_optimizers(build_optimizer(groups, config.optimizer))
-        require_wrapper(wrapper, FullyShardedDataParallel, "Fabric")
         prepare_process(config)
         return fabric_step(
             fabric,

@@ -23,7 +23,7 @@ from .fabric import (
     load_strategies,
     rank_for_logs,
 )
-from .framework import private_environment, require_wrapper
+from .framework import private_environment, required
 from .fsdp import FSDP, reshard, whole_parameters
 
 
@@ -60,7 +60,7 @@ class LightningModelParallel(LightningFabric):
             module = fabric.setup_module(inner)
             groups = parameter_groups(inner.named_parameters(), no_decay, config.optimizer)
             wrapped = fabric.setup_optimizers(build_optimizer(groups, config.optimizer))
-        require_wrapper(forward_module(module), FSDPModule, "Fabric")
+        required(forward_module(module), FSDPModule, "Fabric")
         prepare_process(config)
         return fabric_step(
             fabric,

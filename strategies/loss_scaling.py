@@ -24,10 +24,15 @@ class LossScaler(torch.amp.GradScaler):
         super().__init__(device.type, enabled=config.precision in ("fp16", "fp16-true"))
         self._agree = agree
         self._skipped = torch.zeros((), device=device)
+        self._overflowed = torch.zeros((), device=device)
 
     def skipped_steps(self) -> int:
         """Steps dropped so far. Synchronises with the device."""
         return int(self._skipped.item())
+
+    def applied(self) -> Tensor | None:
+        """1 when the last step was taken, 0 when it was dropped (a scalar on the device); None without loss scaling."""
+        return 1.0 - self._overflowed if self.is_enabled() else None
 
     def _unscale_grads_(
         self, optimizer: torch.optim.Optimizer, inv_scale: Tensor, found_inf: Tensor, allow_fp16: bool
@@ -36,5 +41,6 @@ class LossScaler(torch.amp.GradScaler):
         for flag in found.values():
             if self._agree:
                 dist.all_reduce(flag, dist.ReduceOp.MAX)
-            self._skipped += flag.to(self._skipped.device)
+            self._overflowed = flag.to(self._skipped.device)
+            self._skipped += self._overflowed
         return found

@@ -124,8 +124,8 @@ PRECISION_TABLE: tuple[Meaning, ...] = (
 )
 """Every precision in every family that can run it."""
 
-OF_FRAMEWORKS = """A strategy of a framework means what the raw one means that it wraps, but for what is refused: `fp16-true` (they scale no
-loss in it), `fp16` on a CPU (Fabric would run bf16, Accelerate fp32), `fp16` of `lightning_*` but DeepSpeed's (Fabric clips
-no gradients of a fused optimizer), and `bf16-true` of `lightning_fsdp`, which in mixed precision turns on autocast beside the
-cast of the shards."""
+OF_FRAMEWORKS = """A strategy of a framework means what the raw one means that it wraps, but for what is refused:
+`fp16-true` (they scale no loss in it), `fp16` on a CPU (Fabric would run bf16, Accelerate fp32), and `fp16` of
+`lightning_*` but DeepSpeed's (Fabric clips no gradients of a fused optimizer). `lightning_fsdp` in mixed precision
+turns on autocast beside the cast of the shards."""
 """What the table means for strategies that wrap another one."""

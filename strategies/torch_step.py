@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from .base import Batch, Task, TrainStep
 from .config import TrainConfig
 from .construct import compute_dtype
+from .ema import MovingAverage, averages_or_not
 from .loss_scaling import LossScaler
 
 SyncContext = Callable[[bool, bool], AbstractContextManager[object]]
@@ -69,6 +70,7 @@ class TorchStep(TrainStep):
         self._scaler = scaler
         self._sync = sync if config.accumulation > 1 else no_sync_needed
         self._after_inference = after_inference
+        self._average = MovingAverage(self._updated, config.ema_decay) if config.ema_decay else None
 
     def __call__(self, micro_batches: Sequence[Batch]) -> Tensor:
         assert len(micro_batches) == self._accumulation, "the divisor of the gradient is fixed at construction"
@@ -79,6 +81,8 @@ class TorchStep(TrainStep):
             with self._sync(self._sync_every or last, last):
                 losses.append(self._forward_backward(batch))
         self._update()
+        if self._average:
+            self._average.update(self._scaler.applied())
         return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
     def _forward_backward(self, batch: Batch) -> Tensor:
@@ -119,9 +123,13 @@ class TorchStep(TrainStep):
         for group in self.optimizer.param_groups:
             group["lr"] = value
 
-    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        for name, parameter in self._whole_parameters():
-            yield name, parameter.detach().to("cpu", torch.float32, copy=True)
+    def full_parameters(self, ema: bool = False) -> Iterator[tuple[str, Tensor]]:
+        with averages_or_not(self._average, ema):
+            for name, parameter in self._whole_parameters():
+                yield name, parameter.detach().to("cpu", torch.float32, copy=True)
+
+    def _updated(self) -> list[Tensor]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def observed_precision(self) -> Mapping[str, str]:
         return {}

@@ -24,8 +24,6 @@ def framework_cost(cell: Cell, cells: Sequence[Cell], raw: str) -> FrameworkCost
     wanted = cell.setting(SAME_BUT)
     for other in cells:
         if other.spec.strategy == raw and other.measured and other.setting(SAME_BUT) == wanted:
-            return FrameworkCost(
-                time_ratio=ratio(other, cell, items_per_second), memory_ratio=ratio(cell, other, peak)
-            )
+            return FrameworkCost(time_ratio=ratio(other, cell, items_per_second), memory_ratio=ratio(cell, other, peak))
     missing = Comparison(reason=f"{raw} was not measured in the same cell")
     return FrameworkCost(time_ratio=missing, memory_ratio=missing)

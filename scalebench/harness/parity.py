@@ -74,12 +74,14 @@ class Trace:
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What `single` did: its trace, and its parameters before and after, whole, fp32, on the CPU."""
+    """What `single` did: its trace, and its parameters before and after, whole, fp32, on the CPU; `average` are their
+    moving averages in the end, empty where none are kept."""
 
     clip_norm: float
     trace: Trace
     initial: Mapping[str, Tensor]
     final: Mapping[str, Tensor]
+    average: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,8 @@ class Difference:
     loss: float | None
     norm: float | None
     parameters: float | None
+    average: float | None
+    keeps_average: bool
     clipped_steps: int
     initial_bit_equal: bool
 
@@ -173,21 +177,27 @@ def set_up(spec: RunSpec, place: Place, phase: Phase) -> Setting:
 
 def reference(setting: Setting, optimizer: str) -> Reference:
     """Train `single`, clipped at the median norm of a run without clipping, so that it binds on some of the steps."""
-    free, _, _ = train_alone(setting, setting.config(optimizer, None))
+    free = train_alone(setting, optimizer, None).trace
     for quantile in QUANTILES:
-        clip_norm = float(free.norms.quantile(quantile))
-        trace, initial, final = train_alone(setting, setting.config(optimizer, clip_norm))
-        if 0 < count_clipped(trace, clip_norm) < STEPS:
+        found = train_alone(setting, optimizer, float(free.norms.quantile(quantile)))
+        if 0 < count_clipped(found.trace, found.clip_norm) < STEPS:
             break
-    return Reference(clip_norm=clip_norm, trace=trace, initial=initial, final=final)
+    return found
 
 
-def train_alone(setting: Setting, config: TrainConfig) -> tuple[Trace, dict[str, Tensor], dict[str, Tensor]]:
-    """The trace of `single` on everybody's micro-batches, and its parameters before and after."""
-    step = strategies.create("single").prepare(setting.workload, setting.alone(config), setting.place.device)
+def train_alone(setting: Setting, optimizer: str, clip_norm: float | None) -> Reference:
+    """Train `single` on everybody's micro-batches."""
+    config = setting.alone(setting.config(optimizer, clip_norm))
+    step = strategies.create("single").prepare(setting.workload, config, setting.place.device)
     initial = dict(step.full_parameters())
     trace = train(step, setting.batches(0, 1))
-    return trace, initial, dict(step.full_parameters())
+    return Reference(
+        clip_norm=clip_norm or math.inf,
+        trace=trace,
+        initial=initial,
+        final=dict(step.full_parameters()),
+        average=dict(step.full_parameters(ema=True)) if config.ema_decay else {},
+    )
 
 
 def train(step: TrainStep, batches: Iterator[list[Batch]]) -> Trace:
@@ -217,7 +227,9 @@ def compare(
     initial_bit_equal = all_equal(step.full_parameters(), reference.initial if reference else None)
     trace = train(step, setting.batches(place.rank, place.world_size))
     losses = mean_over_ranks(trace.losses, place)
-    parameters = relative_to_movement(step.full_parameters(), reference)
+    parameters = relative_to_movement(step.full_parameters(), reference, reference.final if reference else {})
+    averages = step.full_parameters(ema=True) if setting.spec.ema_decay else ()
+    average = relative_to_movement(averages, reference, reference.average if reference else {})
     step.close()
     if reference is None:
         return None
@@ -225,6 +237,8 @@ def compare(
         loss=largest_relative(losses, reference.trace.losses),
         norm=largest_relative(trace.norms, reference.trace.norms),
         parameters=parameters,
+        average=average,
+        keeps_average=bool(reference.average),
         clipped_steps=count_clipped(trace, clip_norm),
         initial_bit_equal=initial_bit_equal,
     )
@@ -236,13 +250,15 @@ def all_equal(parameters: Iterable[tuple[str, Tensor]], expected: Mapping[str, T
     return all(equal) and len(equal) == len(expected or ())
 
 
-def relative_to_movement(parameters: Iterable[tuple[str, Tensor]], reference: Reference | None) -> float | None:
-    """2-norm of the difference of the final parameters over that of the reference's movement from its initial ones."""
+def relative_to_movement(
+    parameters: Iterable[tuple[str, Tensor]], reference: Reference | None, expected: Mapping[str, Tensor]
+) -> float | None:
+    """2-norm of the difference of `parameters` from `expected` over that of the latter's from the initial ones."""
     apart, moved = 0.0, 0.0
     for name, value in parameters:
         if reference is not None:
-            apart += squares(value, reference.final[name])
-            moved += squares(reference.final[name], reference.initial[name])
+            apart += squares(value, expected[name])
+            moved += squares(expected[name], reference.initial[name])
     return finite(math.sqrt(apart / moved)) if moved else None
 
 
@@ -293,6 +309,7 @@ def facts(differences: Mapping[str, Difference], tolerance: Tolerance, *, passed
         loss={name: difference.loss for name, difference in differences.items()},
         norm={name: difference.norm for name, difference in differences.items()},
         parameters={name: difference.parameters for name, difference in differences.items()},
+        average={name: difference.average for name, difference in differences.items() if difference.keeps_average},
         clipped_steps={name: difference.clipped_steps for name, difference in differences.items()},
         initial_bit_equal=all(difference.initial_bit_equal for difference in differences.values()),
         passed=passed,
@@ -309,6 +326,7 @@ def failures(differences: Mapping[str, Difference], tolerance: Tolerance) -> lis
             ("losses", found.loss, tolerance.loss),
             ("gradient norms", found.norm, tolerance.norm),
             ("movement of the parameters", found.parameters, tolerance.parameters),
+            *([("moving averages", found.average, tolerance.parameters)] if found.keeps_average else []),
         ):
             if value is None or value > limit:
                 by = "none to compare" if value is None else f"a relative difference of {value:.1e}"

@@ -1,4 +1,5 @@
-"""Imported by the fork server when a run needs Lightning. A missing Lightning is its cells' affair, not an error here."""
+"""Imported by the fork server when a run needs Lightning. A missing Lightning is its cells' affair, not an error
+here."""
 
 from __future__ import annotations
 

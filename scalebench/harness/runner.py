@@ -36,7 +36,6 @@ from scalebench.records.record import Record
 from scalebench.records.store import require_writable, write_record
 from scalebench.spec import PlannedRun, RunSpec
 
-
 PRELOADS = {
     "deepspeed": "scalebench.harness.preload_deepspeed",
     "lightning": "scalebench.harness.preload_lightning",

@@ -100,7 +100,7 @@ def _meant(name: str, values: tuple[Any, ...], spec: RunSpec, machine: Machine) 
     if name == "data":
         reads = dict.fromkeys([*workloads.reads(spec.workload), *data.KINDS])  # of other workloads' data it is none
         return tuple(data_name(value, tuple(reads)) for value in values)
-    return tuple(map(none_or, values)) if name == "clip_norm" else values
+    return tuple(map(none_or, values)) if name in ("clip_norm", "ema_decay") else values
 
 
 def data_name(asked: str, reads: Sequence[str]) -> str:

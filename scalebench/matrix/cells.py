@@ -230,6 +230,7 @@ def common_fields(point: Request, workload: str) -> dict[str, Any]:
             name=one(point.optimizer, defaults.name), learning_rate=one(point.learning_rate, defaults.learning_rate)
         ),
         "clip_norm": none_or(clip_norm),
+        "ema_decay": none_or(one(point.ema_decay, None)),
         "activation_checkpointing": one(point.activation_checkpointing, False),
         "compile": one(point.compile, False),
         **length_fields(point),

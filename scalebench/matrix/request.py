@@ -115,6 +115,14 @@ def read_clip(value: object) -> float | str:
         raise ValueError(f"{error}, or none") from None
 
 
+def read_decay(value: object) -> float | str:
+    """A number between 0 and 1, or `none`."""
+    try:
+        return "none" if value == "none" else read_share(value)
+    except ValueError:
+        raise ValueError("expected a number between 0 and 1, or none") from None
+
+
 def read_truth(value: object) -> bool:
     """True or False, nothing that merely looks like one."""
     if not isinstance(value, bool):
@@ -175,6 +183,7 @@ FromZero = Annotated[int, BeforeValidator(read_from_zero)]
 Share = Annotated[float, BeforeValidator(read_share)]
 Positive = Annotated[float, BeforeValidator(read_positive)]
 Clip = Annotated[float | str, BeforeValidator(read_clip)]
+Decay = Annotated[float | str, BeforeValidator(read_decay)]
 Several = BeforeValidator(read_list)
 Limits = Annotated[tuple[Annotated[int, BeforeValidator(read_bytes)], ...], Several]
 MicroBatches = Annotated[tuple[Annotated[int | str, BeforeValidator(read_micro_batch)], ...], Several]
@@ -197,6 +206,7 @@ FromZeros = Annotated[tuple[FromZero, ...], Several]
 Shares = Annotated[tuple[Share, ...], Several]
 Positives = Annotated[tuple[Positive, ...], Several]
 Clips = Annotated[tuple[Clip, ...], Several]
+Decays = Annotated[tuple[Decay, ...], Several]
 
 
 def _ask(help_text: str, metavar: str | None = None) -> Any:
@@ -262,6 +272,9 @@ class Axes(BaseModel):
     clip_norm: Clips | None = _ask("Global gradient norm to clip to, or `none`. Default: 1.0.", "X|none,...")
     optimizer: Optimizers | None = _ask("The one optimizer of all strategies. Default: adamw.", "adamw|sgd,...")
     learning_rate: Positives | None = _ask("Its learning rate. Default: 0.0003.", "X,...")
+    ema_decay: Decays | None = _ask(
+        "Decay of a moving average of the parameters, kept by every step, or `none`. Default: none.", "X|none,..."
+    )
     profile: Profiles | None = _ask(
         "matched makes backends as alike as they allow; backend-default leaves each as shipped. Default: matched.",
         "matched|backend-default,...",

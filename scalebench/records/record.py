@@ -202,7 +202,8 @@ class ParityFacts(Facts):
     Per optimizer (`sgd`, `adamw`): the largest relative difference over the steps of loss and of gradient norm before
     clipping, the relative difference of the final parameters (2-norm of the difference over 2-norm of the movement
     from the initial ones, so that weights that hardly moved hide nothing), and on how many steps clipping was binding.
-    None where there was nothing finite to compare, which does not pass.
+    None where there was nothing finite to compare, which does not pass. `average`: as `parameters`, of their moving
+    averages, where the run keeps them.
     """
 
     steps: int
@@ -212,6 +213,7 @@ class ParityFacts(Facts):
     loss: dict[str, float | None]
     norm: dict[str, float | None]
     parameters: dict[str, float | None]
+    average: dict[str, float | None] = Field(default_factory=dict)
     clipped_steps: dict[str, int]
     initial_bit_equal: bool
     passed: bool

@@ -26,7 +26,7 @@ class Memory:
         gradients: when the update begins.
         communication_buffers: buckets, and parameters gathered from shards, at the fullest moment.
         activations: kept by the forward pass at its end.
-        other: gradients of the last activations, when the backward pass begins.
+        other: gradients of the last activations, when the backward pass begins; moving averages of the parameters.
         peak: of everything together, at the turn from forward to backward or near its end, whichever holds more.
     """
 
@@ -46,12 +46,13 @@ def memory(model: Model, scheme: Scheme, saved: Saved | None, micro_batch: int) 
     state = updated * (scheme.moments * element.state + element.master)
     gradients, buffers = _gradients(model, scheme, updated), _buffers(model, scheme)
     activations = _activations(model, scheme, saved, micro_batch)
-    other = micro_batch * saved.turn.bytes(compute=0, residual=0) if saved else None
+    averages = updated * scheme.average
+    other = micro_batch * saved.turn.bytes(compute=0, residual=0) + averages if saved else None
     peak = None
     if saved and activations is not None and other is not None:
         turn = buffers.at_turn + activations + other + _resident_gradients(model, scheme, gradients)
         block = micro_batch * saved.block.bytes(**_kept_bytes(scheme)) if scheme.checkpointing else 0
-        peak = parameters + state + max(turn, buffers.standing + gradients + max(buffers.in_transit, block))
+        peak = parameters + state + max(turn, averages + buffers.standing + gradients + max(buffers.in_transit, block))
     return Memory(
         parameters=parameters,
         optimizer_state=state,

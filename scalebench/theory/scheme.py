@@ -112,6 +112,7 @@ class Scheme:
         accumulation: micro-batches per rank and step.
         reductions: how many of them end with gradients crossing ranks.
         moments: tensors of optimizer state per parameter (AdamW 2, SGD 0, with momentum 1).
+        average: bytes of a moving average of each element that the optimizer updates; 0: none is kept.
         checkpointing: each block's forward pass is run again in the backward pass.
         sharding: what is on which rank.
     """
@@ -121,6 +122,7 @@ class Scheme:
     accumulation: int = 1
     reductions: int = 1
     moments: int = 2
+    average: int = 0
     checkpointing: bool = False
     bytes: ElementBytes = field(default_factory=ElementBytes)
     sharding: Sharding

@@ -40,6 +40,7 @@ AXES: dict[str, list[Any]] = {
     "compile": [True, False],
     "activation_checkpointing": [False, True],
     "clip_norm": ["none", 0.5, 1.0],
+    "ema_decay": ["none", 0.99],
     "optimizer": ["adamw", "sgd"],
     "learning_rate": [1e-3, 1e-4],
     "profile": ["matched", "backend-default"],
@@ -52,6 +53,7 @@ def said(spec: RunSpec, name: str) -> object:
     values: dict[str, object] = {"gpus": spec.world_size, "data": spec.data.removeprefix("text:")}
     values |= {"optimizer": spec.optimizer.name, "learning_rate": spec.optimizer.learning_rate}
     values |= {"clip_norm": "none" if spec.clip_norm is None else spec.clip_norm}
+    values |= {"ema_decay": "none" if spec.ema_decay is None else spec.ema_decay}
     return values[name] if name in values else getattr(spec, name)
 
 

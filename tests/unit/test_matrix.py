@@ -259,6 +259,7 @@ def test_a_configuration_that_contradicts_a_cell_is_refused() -> None:
         ("clip_norm", "0"),
         ("clip_norm", "nan"),
         ("clip_norm", "inf"),
+        ("ema_decay", "1"),
         ("learning_rate", "none"),
         ("learning_rate", "1e999"),
         ("timeout", "-1"),
