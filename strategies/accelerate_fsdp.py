@@ -54,7 +54,7 @@ class AccelerateFSDP(Accelerate):
             device=device,
             whole_parameters=lambda: whole_parameters(module, device),
             scaler=scaler,
-            after_evaluation=lambda: reshard(module),
+            after_inference=lambda: reshard(module),
         )
 
 

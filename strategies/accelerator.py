@@ -83,7 +83,7 @@ def accelerate_step(
     device: torch.device,
     whole_parameters: NamedParameters,
     scaler: LossScaler,
-    after_evaluation: Callable[[], None] = lambda: None,
+    after_inference: Callable[[], None] = lambda: None,
 ) -> FrameworkStep:
     """The step of a `module` and of the optimizer `wrapped` that `accelerator` has prepared."""
     parameters = list(module.parameters())
@@ -108,5 +108,5 @@ def accelerate_step(
         sync=sync,
         scaler=scaler,
         release=lambda: forget(accelerator),
-        after_evaluation=after_evaluation,
+        after_inference=after_inference,
     )

@@ -17,10 +17,9 @@ from .fabric import LightningFabric, attach, forward_module, load_strategies, ra
 from .framework import private_environment
 from .framework_deepspeed import FrameworkDeepSpeedStep, refused
 
-
 STEPS_THE_ENGINE = (
-    "the update is the engine's, by Fabric's strategy: Fabric's wrapper of the optimizer does not know the engine for one, "
-    "and would update without it, which counts no micro-batches"
+    "the engine itself is stepped: Fabric's wrapper of the optimizer does not know this engine for one, "
+    "and would update behind its back"
 )
 
 

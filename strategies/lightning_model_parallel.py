@@ -70,5 +70,5 @@ class LightningModelParallel(LightningFabric):
             device=device,
             whole_parameters=lambda: whole_parameters(inner, device),
             release=release,
-            after_evaluation=lambda: reshard(inner),
+            after_inference=lambda: reshard(inner),
         )

@@ -37,6 +37,7 @@ ON_GPUS = {
     "accelerate": [("accelerate_fsdp", "bf16"), ("accelerate_deepspeed_stage_2", "bf16")],
 }
 """What runs on GPUs only, and is tried here with its guards passed by."""
+DECAY = 0.9
 INSTEAD_OF_FP16 = {"lightning_ddp": "bfloat16", "accelerate_ddp": "float32"}
 
 
@@ -137,14 +138,14 @@ def look_at(package: str) -> Found:
     """All in one launch: importing Lightning takes longer than all else."""
     before = process_state()
     cells = [(name, precision) for name in ON_CPU[package] for precision in ("fp32", "bf16")]
-    reports = {cell: checked(spec(cell[0], 2, precision=cell[1])) for cell in cells}
+    reports = {cell: checked(spec(cell[0], 2, precision=cell[1], ema_decay=DECAY)) for cell in cells}
     contracts = {cell: seen(toy_spec(cell[0], precision=cell[1])) for cell in cells}
     made = {"lightning_fsdp": OnCPU, "lightning_deepspeed_stage_2": DeepSpeedOnCPU}
     with accelerate_sees_gpus():
         for name, precision in ON_GPUS[package]:
             if "deepspeed" not in name or importlib.util.find_spec("deepspeed"):
                 own = made[name]() if name in made else None
-                reports[name, precision] = checked(spec(name, 2, precision=precision), own)
+                reports[name, precision] = checked(spec(name, 2, precision=precision, ema_decay=DECAY), own)
     after = process_state()
     left = [what for what in before if before[what] != after[what]] + singletons()
     return Found(reports=reports, contracts=contracts, left=left, fp16=fp16_instead(package))
@@ -165,6 +166,8 @@ def found(request: pytest.FixtureRequest) -> list[Found]:
 def test_frameworks_train_as_single_does(found: list[Found]) -> None:
     for (name, precision), report in found[0].reports.items():
         assert_passed(report, spec(name, 2, precision=precision))
+        assert report.parity is not None
+        assert report.parity.average.keys() == {"sgd", "adamw"}
 
 
 def test_frameworks_leave_nothing_behind(found: list[Found]) -> None:
