@@ -31,8 +31,8 @@ CELLS = {
         *(("deepspeed_stage_2", "fp32"), ("deepspeed_stage_3", "bf16")),
     ],
 }
-"""16 bits where masters, or averages of 16-bit parameters, are something else than the parameters. Frameworks have a test
-of their own."""
+"""16 bits where masters, or averages of 16-bit parameters, are something else than the parameters. Frameworks are
+checked in a test of their own."""
 
 
 @pytest.mark.parametrize("package", CELLS)
