@@ -17,8 +17,13 @@ def checks_of(cell: Cell, records: Iterable[Record]) -> list[Record]:
 
 def failed_parity(cell: Cell, records: Iterable[Record]) -> bool:
     """Whether the latest check of `cell` that came to a verdict was not passed; False when there is none."""
-    verdicts = [record.parity.passed for record in checks_of(cell, records) if record.parity]
-    return bool(verdicts) and not verdicts[-1]
+    return failed_parity_of(checks_of(cell, records)) is True
+
+
+def failed_parity_of(checks: Iterable[Record]) -> bool | None:
+    """Whether the latest of these parity checks that came to a verdict was not passed; None when none did."""
+    verdicts = [record.parity.passed for record in ordered(checks) if record.parity]
+    return not verdicts[-1] if verdicts else None
 
 
 def _key(record: Record) -> tuple[object, ...]:

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("scalebench.cli.data:data", "Split images for training, or make some for trials."),
     "list": ("scalebench.cli.list:list_", "List strategies, workloads or precisions."),
     "report": ("scalebench.cli.report:report", "Make tables and plots from recorded runs."),
+    "compare": ("scalebench.cli.compare:compare", "Say whether a new side got worse than a baseline, and fail if so."),
     "explain": ("scalebench.cli.explain:explain", "Say what limits a cell, and the flag to try."),
     "doctor": ("scalebench.cli.doctor:doctor", "Check this machine for what makes runs fail or mislead."),
     "completion": ("scalebench.cli.completion:completion", "Print the completion script of a shell."),

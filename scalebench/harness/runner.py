@@ -23,8 +23,8 @@ from scalebench import strategies, workloads
 from scalebench.errors import UserError
 from scalebench.harness import entry
 from scalebench.harness.fit import implied_outcome
-from scalebench.harness.job import Job
-from scalebench.harness.launcher import IMPORT_ENVIRONMENT, Launcher, LaunchError, StartMethod
+from scalebench.harness.job import Job, Orders
+from scalebench.harness.launcher import IMPORT_ENVIRONMENT, SERVER_SECONDS, Launcher, LaunchError, StartMethod
 from scalebench.harness.lifeline import private_folder
 from scalebench.harness.outcome import Outcome, failure_outcome, success_outcome
 from scalebench.harness.rank import failure_of
@@ -139,8 +139,9 @@ class Session:
         machine: Machine,
         start_method: StartMethod = "forkserver",
         did_not_fit: Iterable[RunSpec] | None = None,
+        name: str | None = None,
     ) -> None:
-        self.name = session_name()
+        self.name = name or session_name()
         self.folder = results / self.name
         require_writable(results)
         device = runs[0].spec.device
@@ -154,6 +155,11 @@ class Session:
     def prepare(self) -> None:
         """Let the launcher begin with what is slow, so that this process can import torch at the same time."""
         self._launcher.prepare()
+
+    def settle(self) -> None:
+        """Wait until all that is slow has been done, so that from now on no run disturbs what runs elsewhere."""
+        with private_folder() as folder:
+            self._launcher.launch(entry.arrive, Orders(), 1, folder, patience=SERVER_SECONDS)
 
     @cached_property
     def _environment(self) -> dict[str, object]:

@@ -12,7 +12,7 @@ from scalebench.cli import main
 from scalebench.matrix.request import Request
 
 COMMANDS = {"run": ["run", "--dry-run"], "parity": ["parity", "--dry-run"]} | {
-    name: [name] for name in ("list", "report", "explain", "completion", "nonsense")
+    name: [name] for name in ("list", "report", "compare", "explain", "completion", "nonsense")
 }
 """What is called: nothing that starts a rank. (`probe` and `doctor` would, given nothing wrong.)"""
 TYPED = """

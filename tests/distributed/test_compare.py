@@ -1,0 +1,98 @@
+"""Regressions really put into real runs, each of which is caught and named; and both sides measured in turn."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scalebench.records.store import load_records
+
+pytestmark = pytest.mark.distributed
+ROOT = Path(__file__).parents[2]
+REGRESSED = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'data' / 'regressed'}", "OMP_NUM_THREADS": "1"}
+TINY = """
+data = "synthetic"
+precision = "fp32"
+warmup_steps = 2
+set.workload.num_layers = 1
+set.workload.hidden_size = 32
+set.workload.num_heads = 2
+set.workload.context_length = 16
+micro_batch = 1
+"""
+CONFIG = f'[run]\nstrategy = "regressed_ddp"\ngpus = 2\nsteps = 8\nrepeats = 2\nbaseline = false\nparity = true{TINY}'
+
+
+def scalebench(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "scalebench", *arguments],
+        cwd=folder,
+        env=os.environ | REGRESSED | variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def measured(folder: Path, name: str, regression: str = "") -> str:
+    (folder / "ci.toml").write_text(CONFIG)
+    parity = "--parity" if regression in ("", "divisor") else "--no-parity"
+    scalebench(folder, "run", "--config", "ci.toml", parity, "--results", name, REGRESSION=regression)
+    return name
+
+
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compare")
+    measured(folder, "base")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("regression", "told"),
+    [
+        ("leak", "peak memory"),
+        ("divisor", "parity failed: it no longer trains the same model as single"),
+        ("precision", "float16"),
+    ],
+)
+def test_an_injected_regression_is_caught_and_named(baseline: Path, regression: str, told: str) -> None:
+    found = scalebench(baseline, "compare", "base", measured(baseline, regression, regression))
+    assert found.returncode == 1, found
+    first = found.stdout.splitlines()[0]
+    assert first.startswith(
+        ("1 regression: regressed_ddp, 2 ranks, fp32: ", "2 regressions: regressed_ddp, 2 ranks, fp32: ")
+    )
+    assert told in first
+
+
+def test_without_one_nothing_is_found(baseline: Path) -> None:
+    found = scalebench(baseline, "compare", "base", measured(baseline, "sound"))
+    assert found.returncode == 0, found
+    assert "1 session" in found.stdout  # one session tells nothing of how sessions differ
+
+
+LIVE = f'[run]\nstrategy = "regressed_ddp"\ngpus = 1\nsteps = 10{TINY}'
+
+
+def test_live(tmp_path: Path) -> None:
+    """A delay of half a step is found at the first look; given again nothing is measured."""
+    for name, delay in (("a", ""), ("b", "set.strategy.delay = 0.5\n")):
+        (tmp_path / f"{name}.toml").write_text(LIVE + delay)
+    typed = ["compare", "--live", "a.toml", "b.toml", "--pairs", "6,8", "--results", "live", "--format", "json"]
+    first = scalebench(tmp_path, *typed)
+    rows = {row["metric"]: row for row in json.loads(first.stdout)["verdicts"]}
+    assert first.returncode == 1, first
+    assert rows["step"]["verdict"] == "slower"
+    sides = [load_records(tmp_path / "live" / side) for side in "ab"]
+    assert [len(side.records) for side in sides] in ([6, 6], [8, 8])
+    again = scalebench(tmp_path, *typed)
+    assert again.stdout == first.stdout
+    assert [load_records(tmp_path / "live" / side).paths for side in "ab"] == [side.paths for side in sides]
+    other = scalebench(tmp_path, *["compare", "--live", "b.toml", "a.toml", "--results", "live"])
+    assert (other.returncode, "pairs of another comparison" in other.stderr) == (2, True)
