@@ -39,6 +39,11 @@ class LightningModelParallel(LightningFabric):
     raw: ClassVar[FSDP] = FSDP()
     casting: ClassVar[Casting] = "sharded-cast"
 
+    def substitution(self, config: TrainConfig, device_type: str, world_size: int) -> str | None:
+        if config.precision == "fp16":
+            return "Fabric's ModelParallelStrategy scales no loss in fp16: use bf16, or fsdp"
+        return super().substitution(config, device_type, world_size)
+
     def plugin(self, config: TrainConfig) -> str:
         return PRECISIONS["fp32" if config.mixed else config.precision]
 

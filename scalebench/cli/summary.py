@@ -117,7 +117,9 @@ def parity_lines(records: Sequence[Record]) -> Iterator[str]:
                     ("loss", facts.loss, facts.tolerance_loss),
                     ("gradient norm", facts.norm, facts.tolerance_norm),
                     ("parameters", facts.parameters, facts.tolerance_parameters),
+                    ("moving averages", facts.average, facts.tolerance_parameters),
                 )
+                if values
             )
             spec = record.spec
             yield f"{spec.strategy} on {count(spec.world_size, 'rank')} in {spec.precision} {verdict}: {found}"

@@ -108,6 +108,7 @@ def parity(records: Sequence[Record]) -> Table | None:
                 "final parameters": _worst(
                     facts.parameters if facts else None, facts.tolerance_parameters if facts else None
                 ),
+                "moving averages": _worst(facts.average or None, facts.tolerance_parameters) if facts else UNKNOWN,
                 "steps": known(facts.steps if facts else None, str),
                 "clipped": ", ".join(f"{k} {v}" for k, v in sorted(facts.clipped_steps.items())) if facts else UNKNOWN,
                 "same start": ("bit-equal" if facts.initial_bit_equal else "differs") if facts else UNKNOWN,

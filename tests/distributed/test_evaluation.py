@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from typing import Any
 
@@ -15,7 +16,9 @@ from scalebench.strategies.config import TrainConfig
 from tests.distributed.ranks import run_ranks
 from tests.distributed.training import CPU, rank
 
+FRAMEWORKS = ["lightning_ddp", "lightning_model_parallel", "accelerate_ddp"]
 NAMES = ["ddp", "fsdp", "fsdp_shard_grad_op", "fsdp1", *(f"deepspeed_stage_{stage}" for stage in range(4))]
+NAMES += [name for name in FRAMEWORKS if importlib.util.find_spec(name.partition("_")[0])]
 SHAPE = {"num_layers": 2, "hidden_size": 32, "num_heads": 2, "context_length": 12, "vocab_size": 61}
 PROMPT = 5
 GPT = workloads.create("gpt", "tiny", SHAPE)

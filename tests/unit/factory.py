@@ -152,6 +152,7 @@ def make_parity(spec: RunSpec, passed: bool = True, **fields: Any) -> Record:
         loss={"sgd": 1e-7, "adamw": 2e-7},
         norm={"sgd": 1e-6, "adamw": 2e-6},
         parameters={"sgd": 1e-6, "adamw": 3e-6 if passed else 0.5},
+        average={"sgd": 1e-6, "adamw": 2e-6} if spec.ema_decay else {},
         clipped_steps={"sgd": 3, "adamw": 4},
         initial_bit_equal=True,
         passed=passed,

@@ -83,7 +83,7 @@ def everything(device: str = "cpu") -> tuple[list[Record], list[Probe]]:
         make_trial(timed, 0.5),
     ]
     failed = make_record(make_spec(**fields, world_size=2), status="oom", reason="full", repeat=1)
-    parity = make_parity(make_spec(**fields, world_size=2))
+    parity = make_parity(make_spec(**fields, world_size=2, ema_decay=0.9))
     long = [1.0 + 0.01 * (k % 7) for k in range(122)]
     elsewhere = make_record(
         make_spec(**fields, steps=120), long, session="s2", environment=ENVIRONMENT | {"python": "3.12"}
