@@ -11,6 +11,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
@@ -118,6 +119,20 @@ class TrainStep(ABC):
         """
 
     @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write what training goes on from into the empty `folder`: parameters, buffers, optimizer, loss scaling.
+
+        Each rank writes what it holds; all must see the same folder. Collective.
+        """
+
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Take up what `save` has written, to the bit where the ranks are as many as then. Collective.
+
+        See `Strategy.resizes` for other numbers of ranks.
+        """
+
+    @abstractmethod
     def observed_precision(self) -> Mapping[str, str]:
         """Facts a generic observer cannot see in this backend (e.g. DeepSpeed's master dtype); often empty."""
 
@@ -136,6 +151,9 @@ class Strategy(ABC):
     max_world_size: ClassVar[int | None] = None
     needs: ClassVar[str | None] = None
     """The optional package this backend is made of, if any."""
+
+    resizes: ClassVar[bool] = True
+    """Whether what its step saves can be loaded on another number of ranks, and by the others of which this is true."""
 
     needs_process_group: ClassVar[bool] = True
     """Whether `prepare` needs a default process group even on one rank."""

@@ -48,6 +48,7 @@ class DeepSpeed(Strategy):
 
     name: ClassVar[str] = "deepspeed"
     needs: ClassVar[str | None] = "deepspeed"
+    resizes: ClassVar[bool] = False
 
     stage: int | None = None
     offload: bool | None = None

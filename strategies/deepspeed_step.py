@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from . import compat
@@ -14,6 +18,9 @@ from .base import Batch, Task, TrainStep
 from .deepspeed_config import Plan
 from .ema import MovingAverage, averages_or_not
 from .loss_scaling import LossScaler
+
+SAVED = "engine"
+"""The folder that a saved engine's files are in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +123,31 @@ class DeepSpeedStep(TrainStep):
         with self._deepspeed.zero.GatheredParameters([parameter]):
             return parameter.detach().clone()
 
+    def save(self, folder: Path) -> None:
+        """In DeepSpeed's own layout."""
+        scaling = {"loss_scaling": self._scaler.state_dict()} if self._scaler else {}
+        with contextlib.redirect_stdout(sys.stderr):
+            self._engine.save_checkpoint(str(folder), tag=SAVED, client_state=scaling, save_latest=False)
+        if self._average:
+            torch.save(self._average.shares, _averages_file(folder))
+
+    def load(self, folder: Path) -> None:
+        with contextlib.redirect_stdout(sys.stderr):
+            found, scaling = self._engine.load_checkpoint(str(folder), tag=SAVED)
+        if found is None:
+            raise RuntimeError(f"DeepSpeed finds no checkpoint of its own in {folder}")
+        if self._scaler:
+            self._scaler.load_state_dict(scaling["loss_scaling"])
+        if self._average:
+            self._average.shares = torch.load(_averages_file(folder), self._device, weights_only=True)
+
     def observed_precision(self) -> Mapping[str, str]:
         return compat.observed_precision(self._engine)
 
     def close(self) -> None:
         compat.release(self._engine)
+
+
+def _averages_file(folder: Path) -> Path:
+    """Where this rank's share of the moving averages is."""
+    return folder / f"averages-{dist.get_rank()}.pt"

@@ -20,28 +20,35 @@ class MovingAverage:
     Kingma and Ba, arXiv:1412.6980, section 7.2). In fp32 whatever p is: 16 bit would round small changes away.
 
     No rank sends anything: an average of shards is the shard of the average.
+
+    Attributes:
+        shares: this rank's part of the averages, in the order of what is updated.
     """
 
     def __init__(self, updated: Updated, decay: float) -> None:
         self._updated = updated
         self._weight = 1.0 - decay
-        self._averages = [value.detach().to(torch.float32, copy=True) for value in self._values()]
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew from the values as they are."""
+        self.shares = [value.detach().to(torch.float32, copy=True) for value in self._values()]
 
     @torch.no_grad()
     def update(self, applied: Tensor | None = None) -> None:
         """Take in the values after an update; `applied` (a scalar on the device) is 0 where loss scaling dropped it."""
         values = [value.float() for value in self._values()]
         if applied is None:
-            torch._foreach_lerp_(self._averages, values, self._weight)
+            torch._foreach_lerp_(self.shares, values, self._weight)
         else:
-            torch._foreach_lerp_(self._averages, values, [self._weight * applied] * len(values))
+            torch._foreach_lerp_(self.shares, values, [self._weight * applied] * len(values))
 
     @contextmanager
     def in_place_of_parameters(self) -> Iterator[None]:
         """Inside, what the optimizer updates holds the averages (rounded to its dtype)."""
         values = self._values()
         kept = [value.clone() for value in values]
-        _copy(values, self._averages)
+        _copy(values, self.shares)
         try:
             yield
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,10 @@ from .config import TrainConfig
 from .construct import compute_dtype
 from .ema import MovingAverage, averages_or_not
 from .loss_scaling import LossScaler
+from .saved_state import load_parameters, load_state, save_parameters, save_state
 
+AVERAGES = "averages"
+"""The folder, in that of a saved state, of the parameters' moving averages."""
 SyncContext = Callable[[bool, bool], AbstractContextManager[object]]
 """The context of one micro-batch; its arguments: do gradients cross ranks in it, and is it the step's last."""
 Clip = Callable[[float], Tensor]
@@ -130,6 +134,18 @@ class TorchStep(TrainStep):
 
     def _updated(self) -> list[Tensor]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def save(self, folder: Path) -> None:
+        save_state(folder, self.module, self.optimizer, self._scaler)
+        if self._average:
+            with self._average.in_place_of_parameters():
+                save_parameters(folder / AVERAGES, self.module)
+
+    def load(self, folder: Path) -> None:
+        if self._average:
+            load_parameters(folder / AVERAGES, self.module)
+            self._average.restart()
+        load_state(folder, self.module, self.optimizer, self._scaler)
 
     def observed_precision(self) -> Mapping[str, str]:
         return {}

@@ -71,7 +71,7 @@ def average_bytes(names: list[str]) -> list[int]:
     held = []
     for name in names:
         with running(cell(name, 2, ema_decay=DECAY), steps=1) as (step, _):
-            averages: list[Tensor] = step._average._averages  # type: ignore[attr-defined]
+            averages: list[Tensor] = step._average.shares  # type: ignore[attr-defined]
             held.append(sum(value.untyped_storage().nbytes() for value in averages))
     return held
 

@@ -61,7 +61,7 @@ def test_small_changes_of_16_bit_values_are_not_rounded_away() -> None:
     with average.in_place_of_parameters():
         assert parameter.item() == 1.0078125
     expected = 1.0078125 - 0.0078125 * 0.999**2000
-    assert average._averages[0].item() == pytest.approx(expected, abs=1e-5)
+    assert average.shares[0].item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_without_a_decay_there_is_no_average_to_look_at() -> None:

@@ -1,0 +1,78 @@
+"""A training's state on disk, by the names of the unwrapped module: each rank writes its own share of it, and any torch
+backend on any number of ranks can read it (torch.distributed.checkpoint).
+
+The files hold Python objects: load only what a training of your own has written.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from .loss_scaling import LossScaler
+
+
+def save_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: LossScaler) -> None:
+    """Write what `load_state` needs into the empty `folder`. Collective; raises what writing raises, on every rank."""
+    with _quiet():
+        save(_state(module, optimizer, scaler), checkpoint_id=folder)
+
+
+def load_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: LossScaler) -> None:
+    """Make all three what they were when `folder` was written, whoever wrote it. Collective."""
+    with _quiet():
+        state = _state(module, optimizer, scaler)
+        load(state, checkpoint_id=folder)
+        set_state_dict(module, optimizer, model_state_dict=state["module"], optim_state_dict=state["optimizer"])
+    if scaler.is_enabled():
+        scaler.load_state_dict(state["loss_scaling"])
+
+
+def save_parameters(folder: Path, module: nn.Module) -> None:
+    """Write parameters and buffers alone. Collective."""
+    with _quiet():
+        save({"module": get_model_state_dict(module)}, checkpoint_id=folder)
+
+
+def load_parameters(folder: Path, module: nn.Module) -> None:
+    """Take up what `save_parameters` has written. Collective."""
+    with _quiet():
+        state: dict[str, Any] = {"module": get_model_state_dict(module)}
+        load(state, checkpoint_id=folder)
+        set_model_state_dict(module, state["module"])
+
+
+def _state(module: nn.Module, optimizer: torch.optim.Optimizer, scaler: LossScaler) -> dict[str, Any]:
+    """Parameters, buffers and optimizer state, of which an optimizer that has not stepped yet gets an empty one."""
+    parameters, moments = get_state_dict(module, optimizer)
+    scaling = {"loss_scaling": scaler.state_dict()} if scaler.is_enabled() else {}
+    return {"module": parameters, "optimizer": moments, **scaling}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch warns of one process without a group, and of FSDP1's ways, which are both meant."""
+    logger = logging.getLogger("torch.distributed.checkpoint")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
