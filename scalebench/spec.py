@@ -26,6 +26,7 @@ class RunSpec(BaseModel):
 
     Attributes:
         workload, size, workload_options: the model; options are those of `--set workload.NAME=VALUE`, resolved.
+        workload_sha256: of the file of a user's own model, so that a changed file is another cell; None for others.
         data: what it is trained on, as scalebench.data names it: `synthetic`, `text:PATH`, ...
         num_workers: processes per rank that load data ahead of time; with 0 the rank itself loads between its steps.
         strategy, strategy_options: the backend's name in `scalebench list` and the options asked by `--set strategy.*`.
@@ -49,6 +50,7 @@ class RunSpec(BaseModel):
     workload: str
     size: str
     workload_options: dict[str, Scalar] = Field(default_factory=dict)
+    workload_sha256: str | None = None
     data: str
     num_workers: int = Field(default=0, ge=0)
     strategy: str
@@ -104,8 +106,16 @@ class RunSpec(BaseModel):
     @property
     def label(self) -> str:
         """Short name for people and file names, not unique: `gpt-tiny-fsdp-2xcpu-bf16`."""
-        name = f"{self.workload}-{self.size}-{self.strategy}-{self.world_size}x{self.device}-{self.precision}"
-        return name.replace("/", "_")
+        model = self.model_name.replace(" ", "-").replace("/", "_")
+        return f"{model}-{self.strategy}-{self.world_size}x{self.device}-{self.precision}"
+
+    @property
+    def model_name(self) -> str:
+        """What people call the model: `gpt tiny`; a user's own `/path/to/net.py:make` is `net.make`."""
+        place, colon, factory = self.workload.rpartition(":")
+        if not colon:
+            return f"{self.workload} {self.size}"
+        return f"{place.removesuffix('.py').rpartition('/')[2]}.{factory}"
 
     def __hash__(self) -> int:
         return hash(self.cell_id)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from scalebench import data, workloads
+from scalebench.adapters.own import OwnWorkload
 from scalebench.data.batches import steps_per_fetch
 from scalebench.harness.job import Report
 from scalebench.harness.placement import Place
@@ -13,8 +14,8 @@ from scalebench.meters.loading import WORKERS, measure_loader_rates
 from scalebench.records.loading import STALLED
 from scalebench.records.record import RankFacts
 from scalebench.spec import PlannedRun, RunSpec
-from scalebench.strategies.base import Batch
-from scalebench.workloads.base import SampleSource
+from scalebench.strategies.base import Batch, TrainStep
+from scalebench.workloads.base import SampleSource, Workload
 
 
 def loader_of(source: SampleSource, spec: RunSpec, place: Place, num_workers: int) -> Iterator[list[Batch]]:
@@ -31,11 +32,28 @@ def loader_of(source: SampleSource, spec: RunSpec, place: Place, num_workers: in
     )
 
 
+def at_rates(
+    batches: Iterator[list[Batch]], step: TrainStep, workload: Workload, spec: RunSpec, samples: int
+) -> Iterator[list[Batch]]:
+    """`batches`, each as the learning rate is set that the model's own scheduler gives to its step."""
+    rates = workload.rates if isinstance(workload, OwnWorkload) else None
+    if rates is None:
+        return batches
+    scheduled = rates(spec.optimizer.learning_rate, samples // spec.global_batch)
+
+    def paired() -> Iterator[list[Batch]]:
+        for micro_batches, rate in zip(batches, scheduled, strict=False):
+            step.set_learning_rate(rate)
+            yield micro_batches
+
+    return paired()
+
+
 def with_loader_rates(report: Report, run: PlannedRun, place: Place) -> Report:
     """`report` with the rates of the loader alone. To be called when the run's own loader is gone."""
     facts, spec = report.facts, run.spec
     assert facts is not None, "a parity check times nothing"
-    workload = workloads.create(spec.workload, spec.size, spec.workload_options)
+    workload = workloads.create(spec.workload, spec.size, spec.workload_options, seed=spec.seed)
     source = workload.samples(spec.data, spec.seed)
     rates = measure_loader_rates(
         lambda num_workers: loader_of(source, spec, place, num_workers),

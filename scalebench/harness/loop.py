@@ -49,9 +49,7 @@ def run_steps(
     timeline = Timeline()
     losses, norms = list[Tensor | float](), list[Tensor | float]()
     with collection_paused():
-        ready()
-        timeline.wall_start_ns = wall_ns()
-        timeline.start_ns = clock.start()
+        begin(timeline, clock, ready)
         for _ in range(count):
             asked = time.monotonic_ns()
             micro_batches = next(batches)
@@ -61,11 +59,23 @@ def run_steps(
             if norm is not None:
                 norms.append(kept(norm))
             clock.mark()
-        clock.wait()
-        timeline.wall_end_ns, timeline.end_ns = wall_ns(), time.monotonic_ns()
-        timeline.step_end_ns = clock.read_ns()
+        end(timeline, clock)
     timeline.losses, timeline.grad_norms = numbers(losses), numbers(norms)
     return timeline
+
+
+def begin(timeline: Timeline, clock: Clock, ready: Callable[[], None]) -> None:
+    """Start the clock of `timeline` right after `ready`."""
+    ready()
+    timeline.wall_start_ns = wall_ns()
+    timeline.start_ns = clock.start()
+
+
+def end(timeline: Timeline, clock: Clock) -> None:
+    """Let `timeline` end with the last mark. Waits for the device."""
+    clock.wait()
+    timeline.wall_end_ns, timeline.end_ns = wall_ns(), time.monotonic_ns()
+    timeline.step_end_ns = clock.read_ns()
 
 
 def kept(scalar: Tensor) -> Tensor | float:

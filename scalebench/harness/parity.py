@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from scalebench import data, strategies, workloads
+from scalebench.adapters.own import OwnWorkload
 from scalebench.harness.job import Report
 from scalebench.harness.phase import Phase
 from scalebench.harness.placement import Place
@@ -169,7 +170,9 @@ def set_up(spec: RunSpec, place: Place, phase: Phase) -> Setting:
     options = dict(spec.workload_options)
     if "dropout" in options:
         options["dropout"] = 0.0
-    workload = workloads.create(spec.workload, spec.size, options)
+    workload = workloads.create(spec.workload, spec.size, options, seed=spec.seed)
+    if isinstance(workload, OwnWorkload):
+        workload = workload.without_dropout()
     return Setting(
         spec=spec, place=place, phase=phase, workload=workload, source=workload.samples(spec.data, spec.seed)
     )

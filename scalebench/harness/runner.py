@@ -19,7 +19,7 @@ from typing import Protocol
 
 import psutil
 
-from scalebench import strategies, workloads
+from scalebench import adapters, strategies, workloads
 from scalebench.errors import UserError
 from scalebench.harness import entry
 from scalebench.harness.fit import implied_outcome
@@ -283,7 +283,8 @@ def check_data(runs: Sequence[PlannedRun]) -> None:
     from scalebench.data.sampler import GlobalBatchSampler
 
     for spec in {run.spec for run in runs}:
-        workload = workloads.create(spec.workload, spec.size, spec.workload_options)
+        workload = workloads.create(spec.workload, spec.size, spec.workload_options, seed=spec.seed)
+        adapters.check(workload)
         samples = len(workload.samples(spec.data, spec.seed))
         GlobalBatchSampler(
             samples, micro_batch=spec.micro_batch, accumulation=spec.accumulation, world_size=spec.world_size
@@ -293,11 +294,17 @@ def check_data(runs: Sequence[PlannedRun]) -> None:
 def unsupported_reason(spec: RunSpec) -> str | None:
     """Why this cell cannot run here, known before launch; None when nothing speaks against it."""
     strategy = strategies.create(spec.strategy, spec.strategy_options)
-    return strategy.unsupported_reason(spec.train_config(), spec.device, spec.world_size)
+    reason = strategy.unsupported_reason(spec.train_config(), spec.device, spec.world_size)
+    if reason or not adapters.is_own(spec.workload):
+        return reason
+    workload = workloads.create(spec.workload, spec.size, spec.workload_options, seed=spec.seed)
+    return adapters.unsupported_reason(workload, spec.strategy, spec.strategy_options, spec.train_config())
 
 
 def functional_only(spec: RunSpec) -> str | None:
     """Why figures of this spec say nothing about speed, or None."""
+    if spec.strategy not in strategies.entries():  # a loop of the user's own
+        return None
     strategy = strategies.create(spec.strategy, spec.strategy_options)
     if spec.device == "cpu" and strategy.offloads:
         return "offload to the CPU from the CPU: nothing is moved, so this shows that it works, not what it costs"
@@ -306,6 +313,8 @@ def functional_only(spec: RunSpec) -> str | None:
 
 def preload_for(runs: Sequence[PlannedRun]) -> tuple[str, ...]:
     """What the fork server imports for these runs."""
-    names = {run.spec.strategy for run in runs}
+    known = strategies.entries()
+    names = {run.spec.strategy for run in runs} & known.keys()
     needs = {strategies.needs(name) for name in names | {strategies.raw_name(name) for name in names}}
-    return ("scalebench.harness.preload", *(PRELOADS[package] for package in PRELOADS if package in needs))
+    preloads = [PRELOADS[package] for package in PRELOADS if package in needs]
+    return ("scalebench.harness.preload", *preloads, *adapters.preloads())

@@ -111,9 +111,13 @@ def run_row(run: RunChunk, pacing: Pacing, meters: Meters) -> Row:
 
 
 class Pacing:
-    """Rank 0 follows the rule on the job's steps and tells the others, over the CPU's process group, off the clock."""
+    """Rank 0 follows the rule on the job's steps and tells the others, over the CPU's process group, off the clock.
 
-    def __init__(self, spec: RunSpec, place: Place) -> None:
+    `group` is that process group where it is not the default one.
+    """
+
+    def __init__(self, spec: RunSpec, place: Place, group: dist.ProcessGroup | None = None) -> None:
+        self._group = group
         self._leads = place.rank == 0
         self._rule = pace(
             Rule(
@@ -129,13 +133,13 @@ class Pacing:
 
     def go_on(self, ran: Timeline) -> Chunk | Stopped:
         """What follows the chunk that has just run."""
-        durations = job_seconds(ran)
+        durations = job_seconds(ran, self._group)
         return self._told(lambda: self._rule.send(durations))
 
     def _told(self, decide: Callable[[], Chunk]) -> Chunk | Stopped:
         decision: list[Chunk | Stopped | None] = [decided(decide) if self._leads else None]
         if dist.is_initialized():
-            dist.broadcast_object_list(decision, src=0, device=torch.device("cpu"))
+            dist.broadcast_object_list(decision, src=0, group=self._group, device=torch.device("cpu"))
         assert decision[0] is not None
         return decision[0]
 
@@ -149,13 +153,13 @@ def decided(decide: Callable[[], Chunk]) -> Chunk | Stopped:
         return stopped
 
 
-def job_seconds(ran: Timeline) -> list[float]:
+def job_seconds(ran: Timeline, group: dist.ProcessGroup | None = None) -> list[float]:
     """Duration of each step of the job: from the last rank's boundary to the last rank's next one.
 
     Where hosts differ in clock the latest clock's host speaks for all, which is good enough to decide how to go on.
     """
     boundaries = torch.tensor([ran.start_ns, *ran.step_end_ns])
     if dist.is_initialized():
-        dist.all_reduce(boundaries, dist.ReduceOp.MAX)
+        dist.all_reduce(boundaries, dist.ReduceOp.MAX, group=group)
     seconds: list[float] = (boundaries.diff() * 1e-9).tolist()
     return seconds

@@ -11,11 +11,12 @@ import torch
 import torch.distributed as dist
 
 from scalebench import compat, strategies, workloads
+from scalebench.adapters.own import OwnWorkload
 from scalebench.errors import UnsupportedError
 from scalebench.harness import parity
 from scalebench.harness.diagnosis import Diagnosis, diagnose
 from scalebench.harness.job import Job, Report
-from scalebench.harness.loading import loader_of, with_loader_rates
+from scalebench.harness.loading import at_rates, loader_of, with_loader_rates
 from scalebench.harness.memory_limit import limited_memory
 from scalebench.harness.phase import Phase
 from scalebench.harness.placement import Place, barrier, process_group, take_place
@@ -79,7 +80,7 @@ def gathered(report: Report, place: Place) -> list[Report]:
 def measure(spec: RunSpec, strategy: Strategy, place: Place, phase: Phase, stages: Stages) -> Report:
     """Prepare, warm up, time the window, then look at what ran, off the clock."""
     phase.enter("preparing")
-    workload = workloads.create(spec.workload, spec.size, spec.workload_options)
+    workload = workloads.create(spec.workload, spec.size, spec.workload_options, seed=spec.seed)
     source = workload.samples(spec.data, spec.seed)
     batches = phase.beating(loader_of(source, spec, place, spec.num_workers))
     resident_before = resident_bytes()
@@ -87,6 +88,7 @@ def measure(spec: RunSpec, strategy: Strategy, place: Place, phase: Phase, stage
     meters = Meters(place=place, phase=phase)
     with limited_memory(spec.memory_limit_bytes, place.device):  # what looks at the run later is no part of it
         step = strategy.prepare(workload, spec.train_config(), place.device)
+        batches = at_rates(batches, step, workload, spec, len(source))
         compat.limit_waits(spec.timeout_seconds)
         stages.end("prepare")
         phase.enter("warm-up")
@@ -178,6 +180,7 @@ def workload_facts(workload: Workload, source: SampleSource) -> WorkloadFacts:
         data_name=source.name,
         data_sha256=source.sha256,
         data_samples=len(source),
+        notes=workload.notes if isinstance(workload, OwnWorkload) else [],
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from scalebench import strategies, workloads
+from scalebench import adapters, strategies, workloads
 from scalebench.errors import unknown_name
 from scalebench.machine import Machine
 from scalebench.matrix.axes import SERIES, data_name, matches, none_or, one, points
@@ -142,11 +142,13 @@ class Making:
 
     def cell(self, strategy: str, ranks: int) -> RunSpec:
         series = series_of(self.point, self.machine, self.ranks)
+        model = model_fields(self.point, series)
         precision = one(self.point.precision, default_precision(self.machine))
         return RunSpec(
-            **common_fields(self.point, series.workload),
+            **common_fields(self.point),
             **self.placement,
-            **model_fields(self.point, series),
+            **model,
+            optimizer=optimizer_of(self.point, model),
             **self._own[strategy],
             **batch_fields(series, ranks),
             world_size=ranks,
@@ -213,22 +215,20 @@ def size_of(point: Request, workload: str, machine: Machine) -> str:
     """The size asked for, one of the workload's."""
     size, known = one(point.size, workloads.default_size(workload, machine.device)), workloads.size_names(workload)
     if size == MAX:
+        if adapters.is_own(workload):
+            raise RequestError(("size",), "a model of one's own has one size. Leave --size out.")
         return known[0]
     if size not in known:
         raise RequestError(("size",), str(unknown_name(f"size of {workload}", size, known)))
     return size
 
 
-def common_fields(point: Request, workload: str) -> dict[str, Any]:
-    """The fields that neither the strategy nor the number of ranks touches."""
-    defaults, clip_norm = OptimizerConfig(), one(point.clip_norm, 1.0)
+def common_fields(point: Request) -> dict[str, Any]:
+    """The fields that neither the model, the strategy nor the number of ranks touches."""
+    clip_norm = one(point.clip_norm, 1.0)
     return {
-        "data": data_name(one(point.data, workloads.default_data(workload)), workloads.reads(workload)),
         "num_workers": one(point.num_workers, 0),
         "profile": one(point.profile, "matched"),
-        "optimizer": OptimizerConfig(
-            name=one(point.optimizer, defaults.name), learning_rate=one(point.learning_rate, defaults.learning_rate)
-        ),
         "clip_norm": none_or(clip_norm),
         "ema_decay": none_or(one(point.ema_decay, None)),
         "activation_checkpointing": one(point.activation_checkpointing, False),
@@ -240,6 +240,15 @@ def common_fields(point: Request, workload: str) -> dict[str, Any]:
         "debug": bool(point.debug),
         "timeout_seconds": point.timeout or 600.0,
     }
+
+
+def optimizer_of(point: Request, model: Mapping[str, Any]) -> OptimizerConfig:
+    """As asked; what is not asked, as a user's own model brings it along, else by default."""
+    brought = None
+    if adapters.is_own(model["workload"]) and not point.optimizer:
+        brought = adapters.optimizer_of(model["workload"], model["workload_options"], point.seed or 0)
+    config = brought or OptimizerConfig(name=one(point.optimizer, OptimizerConfig().name))
+    return replace(config, learning_rate=one(point.learning_rate, config.learning_rate))
 
 
 def length_fields(point: Request) -> dict[str, Any]:
@@ -260,12 +269,20 @@ def length_fields(point: Request) -> dict[str, Any]:
 
 
 def model_fields(request: Request, series: Series) -> dict[str, Any]:
-    """The workload with every option's value."""
+    """The workload with every option's value, and its data."""
+    own = adapters.is_own(series.workload)
     return {
         "workload": series.workload,
         "size": series.size,
+        "workload_sha256": adapters.source_sha256(series.workload) if own else None,
+        "data": adapters.OWN_DATA if own and not request.data else data_of(request, series.workload),
         "workload_options": workload_options(series.workload, series.size, asked_options(request, "workload")),
     }
+
+
+def data_of(request: Request, workload: str) -> str:
+    """The data asked for, else the workload's default."""
+    return data_name(one(request.data, workloads.default_data(workload)), workloads.reads(workload))
 
 
 def strategy_fields(request: Request, names: Sequence[str]) -> dict[str, dict[str, Any]]:

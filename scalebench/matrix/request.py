@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from scalebench import strategies, workloads
+from scalebench import adapters, strategies, workloads
 from scalebench.errors import UserError, unknown_name
 from scalebench.spec import Scaling
 from scalebench.strategies.config import PRECISION_ALIASES, PRECISIONS, GradSync, OptimizerName, Precision, Profile
@@ -154,14 +155,26 @@ def read_unsplit(value: object) -> tuple[object, ...]:
 def word(kind: str, allowed: Callable[[], Iterable[str]], aliases: Mapping[str, str] | None = None) -> BeforeValidator:
     """A reader of one of the `allowed` names, or of an alias of one."""
 
-    def read(value: object) -> str:
-        given = str(value).encode("utf-8", "backslashreplace").decode()  # an argument need not be UTF-8
-        name, names = (aliases or {}).get(given, given), list(allowed())
-        if isinstance(value, bool) or name not in names:
-            raise ValueError(str(unknown_name(kind, given, names)))
-        return name
+    return BeforeValidator(lambda value: name_of(value, kind, allowed(), aliases or {}))
 
-    return BeforeValidator(read)
+
+def name_of(value: object, kind: str, allowed: Iterable[str], aliases: Mapping[str, str] = MappingProxyType({})) -> str:
+    """`value`, or what it is an alias of, as one of the `allowed` names."""
+    given = str(value).encode("utf-8", "backslashreplace").decode()  # an argument need not be UTF-8
+    name, names = aliases.get(given, given), list(allowed)
+    if isinstance(value, bool) or name not in names:
+        raise ValueError(str(unknown_name(kind, given, names)))
+    return name
+
+
+def read_workload(value: object) -> object:
+    """The name of a workload, or of a user's own factory with its file's whole path."""
+    if not (isinstance(value, str) and adapters.is_own(value)):
+        return name_of(value, "workload", workloads.FAMILIES)
+    try:
+        return adapters.resolve_name(value)
+    except UserError as error:
+        raise ValueError(str(error)) from None
 
 
 def choice(kind: str, literal: Any) -> BeforeValidator:
@@ -189,7 +202,7 @@ Limits = Annotated[tuple[Annotated[int, BeforeValidator(read_bytes)], ...], Seve
 MicroBatches = Annotated[tuple[Annotated[int | str, BeforeValidator(read_micro_batch)], ...], Several]
 Ranks = Annotated[tuple[Annotated[int | str, BeforeValidator(read_ranks)], ...], Several]
 Strategies = Annotated[tuple[Annotated[str, word("strategy", strategies.entries)], ...], Several]
-Workloads = Annotated[tuple[Annotated[str, word("workload", lambda: workloads.FAMILIES)], ...], Several]
+Workloads = Annotated[tuple[Annotated[str, BeforeValidator(read_workload)], ...], Several]
 Precisions = Annotated[
     tuple[Annotated[Precision, word("precision", lambda: PRECISIONS, PRECISION_ALIASES)], ...], Several
 ]
@@ -231,7 +244,9 @@ class Axes(BaseModel):
         "Precisions, explained by `scalebench list precisions`. Default: bf16 where native, else fp32.", "NAME,..."
     )
     tf32: Truths | None = _ask("Let fp32 matrix products on CUDA use TF32. Default: no.")
-    workload: Workloads | None = _ask("Models, named by `scalebench list workloads`. Default: gpt.", "NAME,...")
+    workload: Workloads | None = _ask(
+        "Models, named by `scalebench list workloads`, or your own, `file.py:factory`. Default: gpt.", "NAME,..."
+    )
     size: Texts | None = _ask(
         "Sizes of the model; `max` searches the largest that each strategy can train here. "
         "Default: tiny on a CPU, on a GPU a published one (gpt: 124m).",

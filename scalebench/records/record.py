@@ -54,12 +54,13 @@ class ChunkFacts(Facts):
 class WindowFacts(Facts):
     """Which steps are timed: all from `first_step` on but the `refill_steps` that follow each pause.
 
-    `stopped` says why there are no more: as many `steps` as asked, `precise` as asked, or `max_seconds` were over.
+    `stopped` says why there are no more: as many `steps` as asked, `precise` as asked, `max_seconds` were over, or a
+    loop of the user's own had `ended`.
     """
 
     first_step: int
     refill_steps: int
-    stopped: Literal["steps", "precise", "max_seconds"]
+    stopped: Literal["steps", "precise", "max_seconds", "ended"]
 
 
 class RankFacts(Facts):
@@ -182,7 +183,8 @@ class WorkloadFacts(Facts):
     """The model and the data that ran. `item` is what throughput counts (`token`, `image`).
 
     `flops_per_sample` counts forward and backward with full attention, `causal_flops_per_sample` only the keys that
-    each query may see; `recomputed_flops_per_sample` is what activation checkpointing adds. None: unknown.
+    each query may see; `recomputed_flops_per_sample` is what activation checkpointing adds. None: unknown. `notes` say
+    what of a user's own model is done in another way than its author wrote it.
     """
 
     parameters: int
@@ -194,6 +196,7 @@ class WorkloadFacts(Facts):
     data_name: str
     data_sha256: str | None = None
     data_samples: int
+    notes: list[str] = Field(default_factory=list)
 
 
 class ParityFacts(Facts):

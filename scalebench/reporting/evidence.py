@@ -98,7 +98,7 @@ def parity(records: Sequence[Record]) -> Table | None:
         spec, facts = record.spec, record.parity
         rows.append(
             {
-                "workload": f"{spec.workload} {spec.size}",
+                "workload": spec.model_name,
                 "ranks": f"{spec.world_size} {spec.device}",
                 "precision": spec.precision,
                 "strategy": spec.strategy,

@@ -157,7 +157,7 @@ def _batch_title(spec: RunSpec) -> str:
 def title_with(spec: RunSpec, batch: str, last: str) -> str:
     """What the cells of an experiment share, `batch` and `last` being what is to be said of their batch and else."""
     parts = [
-        f"{spec.workload} {spec.size} on {spec.device.upper()}",
+        f"{spec.model_name} on {spec.device.upper()}",
         f"{spec.scaling} scaling",
         batch,
         "backend-default profile" if spec.profile != "matched" else "",
@@ -168,7 +168,7 @@ def title_with(spec: RunSpec, batch: str, last: str) -> str:
 
 
 def _slug(spec: RunSpec) -> str:
-    return f"{spec.workload}-{spec.size}-{spec.device}-{spec.scaling}"
+    return f"{spec.model_name.replace(' ', '-')}-{spec.device}-{spec.scaling}"
 
 
 def titles(groups: Sequence[Sequence[Cell]], titled: Callable[[Sequence[Cell]], str]) -> list[str]:

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from scalebench import adapters, data
 from scalebench.errors import unknown_name
-from scalebench.workloads import dit_config, gpt_config, jit_config
+from scalebench.workloads import dit_config, gpt_config, jit_config, llama_config
 from scalebench.workloads.config import Config
 from scalebench.workloads.options import Scalar, checked_options
 
@@ -84,11 +85,26 @@ FAMILIES: dict[str, Family] = {
         depth="num_layers",
         reads=("images", "arrays", "digits", "synthetic"),
     ),
+    "llama": Family(
+        target="scalebench.workloads.llama:LlamaWorkload",
+        summary="decoder-only language model of the Llama family, next-token cross-entropy",
+        sizes=llama_config.SIZES,
+        default_micro_batch=llama_config.DEFAULT_MICRO_BATCH,
+        gpu_size="1b",
+        depth="num_layers",
+        reads=("text", "synthetic"),
+        default_data="text:stdlib",
+    ),
 }
 
 
-def create(name: str, size: str, options: Mapping[str, Scalar] | None = None) -> Workload:
-    """The workload `name` at `size` with `options` changed. Raises UserError for an unknown name, size or option."""
+def create(name: str, size: str, options: Mapping[str, Scalar] | None = None, *, seed: int = 0) -> Workload:
+    """The workload `name` at `size` with `options` changed. Raises UserError for an unknown name, size or option.
+
+    `seed` is what the initial values of a user's own model follow from; those of other workloads come later.
+    """
+    if adapters.is_own(name):
+        return adapters.create(name, options or {}, seed)
     config = resolve_config(name, size, options or {})
     module_name, _, class_name = _family(name).target.partition(":")
     return getattr(importlib.import_module(module_name), class_name)(size, config)  # type: ignore[no-any-return]
@@ -96,6 +112,8 @@ def create(name: str, size: str, options: Mapping[str, Scalar] | None = None) ->
 
 def resolve_options(name: str, size: str, options: Mapping[str, Scalar] | None = None) -> dict[str, Scalar]:
     """Every option of the workload with its value: the size's, changed by `options`. Raises UserError as `create`."""
+    if adapters.is_own(name):
+        return adapters.resolve_options(name, options or {})
     return dataclasses.asdict(resolve_config(name, size, options or {}))
 
 
@@ -107,31 +125,35 @@ def resolve_config(name: str, size: str, options: Mapping[str, Scalar]) -> Confi
 
 def size_names(name: str) -> list[str]:
     """The sizes of workload `name`, smallest first."""
-    return list(_family(name).sizes)
+    return [adapters.SIZE] if adapters.is_own(name) else list(_family(name).sizes)
 
 
 def depth_option(name: str) -> str | None:
     """The option of workload `name` that makes its sizes deeper; None where none does."""
-    return _family(name).depth
+    return None if adapters.is_own(name) else _family(name).depth
 
 
 def default_size(name: str, device: str) -> str:
     """The size of workload `name` that is measured on a `cuda` or `cpu` device when none is asked for."""
+    if adapters.is_own(name):
+        return adapters.SIZE
     return _family(name).gpu_size if device == "cuda" else size_names(name)[0]
 
 
 def reads(name: str) -> tuple[str, ...]:
     """The kinds of data that workload `name` can be trained on; a path alone is of the first that has paths."""
-    return _family(name).reads
+    return tuple(data.KINDS) if adapters.is_own(name) else _family(name).reads
 
 
 def default_data(name: str) -> str:
     """What workload `name` is trained on when nothing is asked, as a spec stores it."""
-    return _family(name).default_data
+    return adapters.OWN_DATA if adapters.is_own(name) else _family(name).default_data
 
 
 def default_micro_batch(name: str, size: str) -> int:
     """Samples per rank and forward pass when none are asked for."""
+    if adapters.is_own(name):
+        return adapters.DEFAULT_MICRO_BATCH
     _sized(name, size)
     return _family(name).default_micro_batch[size]
 

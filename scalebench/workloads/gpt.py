@@ -19,10 +19,10 @@ from scalebench.data.tokens import open_tokens
 from scalebench.strategies.base import Batch, Task
 from scalebench.theory.activations import Saved, gpt_saved
 from scalebench.theory.flops import gpt_flops_per_sample, gpt_recomputed_flops_per_sample
+from scalebench.workloads.decoding import continued, perplexity_of, token_sums
 from scalebench.workloads.gpt_config import DEFAULT_MICRO_BATCH, GPTConfig
 
 INIT_STD = 0.02
-DRAWS = 2**24
 
 
 class Embedding(nn.Module):
@@ -102,14 +102,14 @@ class GPT(nn.Module):
 
     def forward(self, batch: Batch, task: Task = "loss") -> Tensor | dict[str, Tensor]:
         """`loss`: mean cross-entropy over all tokens, an fp32 scalar in nats; `metrics`: its sum and how many tokens
-        there are; `generate`: the continued `tokens` (see `_continue`)."""
+        there are; `generate`: the continued `tokens` (see `continued`)."""
         if task == "generate":
-            return self._continue(batch["tokens"], batch.get("draws"))
+            return continued(self._logits_at, batch["tokens"], batch.get("draws"), self.context_length)
         targets = batch["targets"]
         loss: Tensor = self.head(self._hidden(batch["tokens"]), targets)
         if task == "loss":
             return loss
-        return {"loss_sum": loss * targets.numel(), "tokens": loss.new_tensor(targets.numel())}
+        return token_sums(loss, targets)
 
     def _hidden(self, tokens: Tensor) -> Tensor:
         hidden: Tensor = self.embedding(tokens)
@@ -117,28 +117,9 @@ class GPT(nn.Module):
             hidden = block(hidden)
         return hidden
 
-    def _continue(self, prompt: Tensor, draws: Tensor | None) -> Tensor:
-        """`prompt` (batch, time) filled up to the context's length: (batch, context).
-
-        A prompt that already fills it is cut to its first half. Each token is the likeliest one, or, with `draws`
-        (batch, context) in 0 to 2^24 - 1, one drawn from the model's distribution by the draw at its place. Every token
-        takes a whole pass, of the same shape throughout, since what follows a place does not touch it.
-        """
-        length = self.context_length
-        known = prompt.size(1) if prompt.size(1) < length else max(1, length // 2)
-        tokens = F.pad(prompt[:, :known], (0, length - known))
-        for place in range(known, length):
-            logits = self.head(self._hidden(tokens)[:, place - 1 : place])[:, 0]
-            tokens[:, place] = logits.argmax(-1) if draws is None else _drawn(logits, draws[:, place])
-        return tokens
-
-
-def _drawn(logits: Tensor, draws: Tensor) -> Tensor:
-    """Tokens (batch,) from the distributions of `logits` (batch, vocabulary), where their cumulated share passes
-    `draws` / 2^24."""
-    cumulated = logits.double().softmax(-1).cumsum(-1)
-    found = torch.searchsorted(cumulated, draws.double().unsqueeze(-1) / DRAWS, right=True).squeeze(-1)
-    return found.clamp(max=logits.size(-1) - 1)
+    def _logits_at(self, tokens: Tensor, place: int) -> Tensor:
+        logits: Tensor = self.head(self._hidden(tokens)[:, place : place + 1])
+        return logits[:, 0]
 
 
 class GPTWorkload:
@@ -208,8 +189,7 @@ class GPTWorkload:
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """`loss` in nats per token, and `perplexity`, its exponential."""
-        loss = sums["loss_sum"].double() / sums["tokens"].double()
-        return {"loss": loss.item(), "perplexity": loss.exp().item()}
+        return perplexity_of(sums)
 
     def samples(self, data: str, seed: int) -> SampleSource:
         """Windows of `context_length` tokens and their successors; `data` is a spec's (scalebench.data)."""

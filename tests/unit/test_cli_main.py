@@ -140,7 +140,7 @@ def test_completion_prints_a_script_for_the_shell(shell: str) -> None:
         ("scalebench run --strategy ddp,deepspeed_stage_3", {"ddp,deepspeed_stage_3", "ddp,deepspeed_stage_3_offload"}),
         ("scalebench run --profile m", {"matched"}),
         ("scalebench run --micro", {"--micro-batch"}),
-        ("scalebench run --size 1", {"124m", "1.3b", "13b"}),
+        ("scalebench run --size 1", {"124m", "1.3b", "13b", "1b"}),
         ("scalebench list p", {"precisions"}),
     ],
 )

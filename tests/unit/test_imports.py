@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 GROUND = {"strategies", "stats", "theory", "errors", "remembered"}
-CORE = GROUND | {"data", "workloads", "spec", "scheme", "machine"}
+CORE = GROUND | {"adapters", "data", "workloads", "spec", "scheme", "machine"}
 FACTS = CORE | {"meters", "records", "compat"}
 ALLOWED: dict[str, set[str]] = {
     "strategies": {"strategies"},
@@ -22,6 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "spec": GROUND | {"spec"},
     "scheme": CORE,
     "machine": {"errors"},
+    "adapters": CORE,
     "data": CORE,
     "workloads": CORE,
     "matrix": CORE | {"matrix"},
@@ -29,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "meters": FACTS,
     "records": FACTS,
     "harness": FACTS | {"harness"},
+    "integrations": FACTS | {"matrix", "harness", "integrations"},
     "search": FACTS | {"matrix", "harness", "analysis", "doctor", "search"},
     "analysis": {"stats", "theory", "records", "spec", "errors", "remembered", "analysis"},
     "doctor": FACTS | {"analysis", "doctor"},

@@ -1,0 +1,35 @@
+"""What a strategy cannot do with a user's model, as far as it is known before launch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from scalebench import strategies
+from scalebench.adapters.own import OwnWorkload
+from scalebench.strategies.config import TrainConfig
+
+SHOWN = 3
+
+
+def reason_against(workload: OwnWorkload, name: str, options: Mapping[str, object], config: TrainConfig) -> str | None:
+    """Why strategy `name` cannot train `workload`, and what to do; None when nothing is known to speak against it."""
+    target = strategies.entry(name).target
+    given = {**strategies.entry(name).preset, **options}
+    unused = workload.inspection.unused
+    if target == "ddp:DDP" and unused and not given.get("find_unused_parameters"):
+        return (
+            f"the loss does not depend on {_listed(unused)}, whose gradients DDP would wait for: freeze "
+            "or remove them, or use ddp_find_unused_parameters_true"
+        )
+    module = workload.build()
+    scalars = [key for key, one in module.named_parameters() if one.dim() == 0]
+    if target == "fsdp:FSDP" and scalars:
+        return f"FSDP2 shards no scalars such as {_listed(scalars)}: give them the shape (1,), or use fsdp1"
+    if config.activation_checkpointing and not workload.block_names(module):
+        return "no repeated blocks are found to checkpoint: name them by --set workload.blocks=NAME"
+    return None
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(name.removeprefix("model.") for name in names[:SHOWN])
+    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"

@@ -1,0 +1,75 @@
+"""The outermost module of a user's own model: what strategies wrap, whose forward takes a flat batch and gives the
+loss."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from scalebench.adapters.nested import unflatten
+from scalebench.strategies.base import Batch, Task
+
+
+class Root(nn.Module):
+    """A user's module as `model`; its parameters are named `model.NAME`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, task: Task = "loss") -> Any:
+        """`loss`: the mean loss of the batch, an fp32 scalar. `metrics`: sums over its samples. Else ValueError."""
+        if task == "generate":
+            raise ValueError("a model of one's own generates nothing")
+        loss, logged = self.run(batch, task)
+        if task == "loss":
+            return loss.float()
+        samples = next(iter(batch.values())).size(0)
+        means = {"loss": loss, **logged}
+        sums = {f"{name}_sum": value.detach().float() * samples for name, value in means.items()}
+        return sums | {"samples": loss.detach().new_tensor(float(samples))}
+
+    def run(self, batch: Batch, task: Task) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The mean loss, and whatever else the model says of the batch (means)."""
+        raise NotImplementedError
+
+
+class PlainRoot(Root):
+    """A plain module with its loss, or one that gives its loss itself; see scalebench.adapters.model.Model."""
+
+    def __init__(self, model: nn.Module, loss: Callable[..., Any] | None) -> None:
+        super().__init__(model)
+        self.loss = loss
+        self._entries = _entries(model)
+
+    def run(self, batch: Batch, task: Task) -> tuple[Tensor, Mapping[str, Tensor]]:
+        nested = unflatten(batch)
+        if isinstance(nested, dict):
+            known = self._entries or nested
+            output = self.model(**{name: value for name, value in nested.items() if name in known})
+            target: Any = nested
+        elif isinstance(nested, tuple):
+            # A loss of its own needs the target too.
+            arguments = nested[:-1] if self.loss is not None and len(nested) > 1 else nested
+            output, target = self.model(*arguments), nested[-1]
+        else:
+            output, target = self.model(nested), nested
+        return (loss_in(output) if self.loss is None else self.loss(output, target)), {}
+
+
+def loss_in(output: Any) -> Any:
+    """The loss that a module returned: `output.loss`, `output["loss"]`, or the output itself."""
+    if isinstance(output, Mapping):
+        return output.get("loss")
+    return output if isinstance(output, Tensor) else getattr(output, "loss", None)
+
+
+def _entries(model: nn.Module) -> frozenset[str] | None:
+    """The arguments that the module's forward names; None when it takes any."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        return None
+    return frozenset(one.name for one in parameters)
