@@ -17,6 +17,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -64,7 +65,7 @@ class Sweep:
             stderr=self._stderr.open("w"),
             text=True,
             start_new_session=True,
-            preexec_fn=prepare,
+            preexec_fn=partial(as_in_a_terminal, prepare),
         )
         assert self.process.stdin is not None
         self.process.stdin.writelines(run.model_dump_json() + "\n" for run in runs)
@@ -146,6 +147,14 @@ class Sweep:
         """Ctrl-C, as a terminal sends it, or another signal to the whole foreground group."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, by)
+
+
+def as_in_a_terminal(prepare: Callable[[], object] | None) -> None:
+    """Hear what a script's background and `nohup` ignore, and hand on; then `prepare`."""
+    for ignored in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(ignored, signal.SIG_DFL)
+    if prepare:
+        prepare()
 
 
 class Teller:
