@@ -36,8 +36,9 @@ def main(strategies: str, only: str) -> None:
     for strategy in names:
         fill(in_runs, suffered(strategy, faults, wrong))
         fill(of_sweeps, befallen(strategy, disasters, wrong))
-    print(table("a fault in a run → how it must end", names, in_runs), "", sep="\n")
-    print(table("a disaster of a sweep", names, of_sweeps), "", sep="\n")
+    for title, rows in (("a fault in a run → how it must end", in_runs), ("a disaster of a sweep", of_sweeps)):
+        if rows:
+            print(table(title, names, rows), "", sep="\n")
     print("\n".join(wrong or ["Everything ended as it must."]))
     sys.exit(bool(wrong))
 
