@@ -28,6 +28,8 @@ class RunSpec(BaseModel):
         workload, size, workload_options: the model; options are those of `--set workload.NAME=VALUE`, resolved.
         workload_sha256: of the file of a user's own model, so that a changed file is another cell; None for others.
         data: what it is trained on, as scalebench.data names it: `synthetic`, `text:PATH`, ...
+        init_from, init_from_sha256: the checkpoint that start values come from, PATH or PATH@PREFIX, and its contents'
+            hash; None: from the seed.
         num_workers: processes per rank that load data ahead of time; with 0 the rank itself loads between its steps.
         strategy, strategy_options: the backend's name in `scalebench list` and the options asked by `--set strategy.*`.
         world_size: ranks: GPUs on `cuda`, processes on `cpu`.
@@ -52,6 +54,8 @@ class RunSpec(BaseModel):
     workload_options: dict[str, Scalar] = Field(default_factory=dict)
     workload_sha256: str | None = None
     data: str
+    init_from: str | None = None
+    init_from_sha256: str | None = None
     num_workers: int = Field(default=0, ge=0)
     strategy: str
     strategy_options: dict[str, object] = Field(default_factory=dict)

@@ -22,10 +22,11 @@ from scalebench.harness.job import Report
 from scalebench.harness.phase import Phase
 from scalebench.harness.placement import Place
 from scalebench.records.record import ParityFacts
-from scalebench.spec import RunSpec
+from scalebench.spec import RunSpec, Scalar
 from scalebench.strategies.base import Batch, Strategy, TrainStep
 from scalebench.strategies.config import OptimizerConfig, Precision, TrainConfig
 from scalebench.workloads.base import SampleSource, Workload
+from scalebench.workloads.checkpoint import started
 
 STEPS = 10
 ACCUMULATION = 2
@@ -166,16 +167,29 @@ def tolerance(spec: RunSpec) -> Tolerance:
 
 
 def set_up(spec: RunSpec, place: Place, phase: Phase) -> Setting:
-    """The workload without dropout, whose random numbers depend on the rank, and its samples."""
-    options = dict(spec.workload_options)
-    if "dropout" in options:
-        options["dropout"] = 0.0
-    workload = workloads.create(spec.workload, spec.size, options, seed=spec.seed)
+    """The workload in its comparable form, and its samples."""
+    options = comparable(spec.workload_options)
+    workload = started(workloads.create(spec.workload, spec.size, options, seed=spec.seed), spec.init_from)
     if isinstance(workload, OwnWorkload):
         workload = workload.without_dropout()
     return Setting(
         spec=spec, place=place, phase=phase, workload=workload, source=workload.samples(spec.data, spec.seed)
     )
+
+
+def comparable(options: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """`options` without what no process alone can repeat on micro-batches to within rounding.
+
+    Dropout, whose random numbers depend on the rank, is off. Norms over all ranks become norms over each micro-batch.
+    Rectifiers become smooth: one that rounding pushes over its kink changes a gradient by as much as it likes.
+    """
+    changed = dict(options)
+    if "dropout" in changed:
+        changed["dropout"] = 0.0
+    for name, told_apart, comparable_value in (("norm", "sync_batch", "batch"), ("activation", "relu", "silu")):
+        if changed.get(name) == told_apart:
+            changed[name] = comparable_value
+    return changed
 
 
 def reference(setting: Setting, optimizer: str) -> Reference:

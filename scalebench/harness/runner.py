@@ -69,7 +69,8 @@ def execute(
 
     Asked to stop once (Ctrl-C, SIGTERM, SIGHUP), it stops the run, records it as interrupted and returns; asked between
     two runs, or twice, it raises KeyboardInterrupt. Raises UserError, before anything is measured, when `results`
-    cannot be written or the data of some run cannot be read or does not fill one global batch.
+    cannot be written, the data of some run cannot be read or does not fill one global batch, or its checkpoint will not
+    do.
     """
     with stoppable() as stop:
         session = Session(results, runs, detect(runs[0].spec.device), start_method, did_not_fit)
@@ -279,11 +280,13 @@ class Session:
 
 
 def check_data(runs: Sequence[PlannedRun]) -> None:
-    """Read (and so prepare, once, off the clock) the data of every run. Raises UserError for data that will not do."""
+    """Read (and so prepare, once, off the clock) the data of every run, and its checkpoint. Raises UserError for those
+    that will not do."""
     from scalebench.data.sampler import GlobalBatchSampler
+    from scalebench.workloads.checkpoint import started
 
     for spec in {run.spec for run in runs}:
-        workload = workloads.create(spec.workload, spec.size, spec.workload_options, seed=spec.seed)
+        workload = started(workloads.create(spec.workload, spec.size, spec.workload_options, seed=spec.seed), spec.init_from)
         adapters.check(workload)
         samples = len(workload.samples(spec.data, spec.seed))
         GlobalBatchSampler(

@@ -30,6 +30,7 @@ from scalebench.scheme import model_of, scheme_of
 from scalebench.spec import RunSpec
 from scalebench.strategies.base import Strategy
 from scalebench.workloads.base import SampleSource, Workload
+from scalebench.workloads.checkpoint import started
 
 
 def main(job: Job) -> Report:
@@ -80,7 +81,7 @@ def gathered(report: Report, place: Place) -> list[Report]:
 def measure(spec: RunSpec, strategy: Strategy, place: Place, phase: Phase, stages: Stages) -> Report:
     """Prepare, warm up, time the window, then look at what ran, off the clock."""
     phase.enter("preparing")
-    workload = workloads.create(spec.workload, spec.size, spec.workload_options, seed=spec.seed)
+    workload = started(workloads.create(spec.workload, spec.size, spec.workload_options, seed=spec.seed), spec.init_from)
     source = workload.samples(spec.data, spec.seed)
     batches = phase.beating(loader_of(source, spec, place, spec.num_workers))
     resident_before = resident_bytes()

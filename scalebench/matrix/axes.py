@@ -13,6 +13,7 @@ from scalebench.machine import Machine
 from scalebench.matrix.ranks import ranks_meant
 from scalebench.matrix.request import Axes, Request, RequestError
 from scalebench.spec import RunSpec
+from scalebench.workloads.checkpoint_name import resolve_checkpoint
 
 SERIES = ("strategy", "gpus")
 """Fields that stay lists: the numbers of ranks of a scaling series and the strategies in it decide together."""
@@ -100,6 +101,8 @@ def _meant(name: str, values: tuple[Any, ...], spec: RunSpec, machine: Machine) 
     if name == "data":
         reads = dict.fromkeys([*workloads.reads(spec.workload), *data.KINDS])  # of other workloads' data it is none
         return tuple(data_name(value, tuple(reads)) for value in values)
+    if name == "init_from":
+        return tuple(map(checkpoint_name, values))
     return tuple(map(none_or, values)) if name in ("clip_norm", "ema_decay") else values
 
 
@@ -109,6 +112,14 @@ def data_name(asked: str, reads: Sequence[str]) -> str:
         return data.resolve_name(asked, reads)
     except UserError as error:
         raise RequestError(("data",), str(error)) from None
+
+
+def checkpoint_name(asked: str | None) -> str | None:
+    """The checkpoint's name as a spec stores it. Raises RequestError for one that is not there."""
+    try:
+        return None if none_or(asked) is None else resolve_checkpoint(str(asked))
+    except UserError as error:
+        raise RequestError(("init_from",), str(error)) from None
 
 
 def none_or(value: Any) -> Any:

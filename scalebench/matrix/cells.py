@@ -14,7 +14,7 @@ from typing import Any, Literal
 from scalebench import adapters, strategies, workloads
 from scalebench.errors import unknown_name
 from scalebench.machine import Machine
-from scalebench.matrix.axes import SERIES, data_name, matches, none_or, one, points
+from scalebench.matrix.axes import SERIES, checkpoint_name, data_name, matches, none_or, one, points
 from scalebench.matrix.options import strategy_options, workload_options
 from scalebench.matrix.ranks import BASELINE, placement_fields, strategies_at_ranks
 from scalebench.matrix.request import MAX, Axes, Override, Request, RequestError
@@ -22,6 +22,7 @@ from scalebench.matrix.series import Series
 from scalebench.matrix.sought import micro_batch_of
 from scalebench.spec import RunSpec
 from scalebench.strategies.config import GradSync, OptimizerConfig, Precision
+from scalebench.workloads.checkpoint_name import checkpoint_sha256
 
 OWN_JSON = "deepspeed"
 """The strategy that takes a whole DeepSpeed configuration."""
@@ -226,7 +227,10 @@ def size_of(point: Request, workload: str, machine: Machine) -> str:
 def common_fields(point: Request) -> dict[str, Any]:
     """The fields that neither the model, the strategy nor the number of ranks touches."""
     clip_norm = one(point.clip_norm, 1.0)
+    init_from = checkpoint_name(one(point.init_from, None))
     return {
+        "init_from": init_from,
+        "init_from_sha256": init_from and checkpoint_sha256(init_from),
         "num_workers": one(point.num_workers, 0),
         "profile": one(point.profile, "matched"),
         "clip_norm": none_or(clip_norm),

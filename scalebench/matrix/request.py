@@ -257,6 +257,11 @@ class Axes(BaseModel):
         "`digits` or `synthetic`, of which a workload reads some; see docs/data.md.",
         "PATH",
     )
+    init_from: Paths | None = _ask(
+        "A checkpoint to start from (.ckpt, .pt, .safetensors), weights only; PATH@PREFIX where it holds the model "
+        "several times, or `none`. Default: values from the seed.",
+        "PATH",
+    )
     num_workers: FromZeros | None = _ask("Processes per rank that load data ahead. Default: 0, none.", "N,...")
     scaling: Scalings | None = _ask(
         "weak keeps the micro-batch of a rank, strong the global batch. Default: weak, or strong with --global-batch.",

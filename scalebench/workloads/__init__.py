@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 
 from scalebench import adapters, data
 from scalebench.errors import unknown_name
-from scalebench.workloads import dit_config, gpt_config, jit_config, llama_config
+from scalebench.workloads import (
+    classifier_config,
+    dit_config,
+    gpt_config,
+    jit_config,
+    llama_config,
+    segmentation_config,
+    vavae_config,
+)
 from scalebench.workloads.config import Config
 from scalebench.workloads.options import Scalar, checked_options
 
@@ -94,6 +102,34 @@ FAMILIES: dict[str, Family] = {
         depth="num_layers",
         reads=("text", "synthetic"),
         default_data="text:stdlib",
+    ),
+    "classifier": Family(
+        target="scalebench.workloads.classifier:ClassifierWorkload",
+        summary="small image classifier, a perceptron or convolutions, cross-entropy",
+        sizes=classifier_config.SIZES,
+        default_micro_batch=classifier_config.DEFAULT_MICRO_BATCH,
+        gpu_size="conv",
+        depth="num_layers",
+        reads=("images", "arrays", "digits", "synthetic"),
+        default_data="digits",
+    ),
+    "segmentation": Family(
+        target="scalebench.workloads.segmentation:SegmentationWorkload",
+        summary="DeepLabV3: a class for every pixel, by an atrous pyramid on a ResNet, cross-entropy",
+        sizes=segmentation_config.SIZES,
+        default_micro_batch=segmentation_config.DEFAULT_MICRO_BATCH,
+        gpu_size="resnet50",
+        depth="stage3_blocks",
+        reads=("pairs", "synthetic"),
+    ),
+    "vavae": Family(
+        target="scalebench.workloads.vavae:VAVAEWorkload",
+        summary="convolutional KL autoencoder that latent diffusion works in, reconstruction and divergence",
+        sizes=vavae_config.SIZES,
+        default_micro_batch=vavae_config.DEFAULT_MICRO_BATCH,
+        gpu_size="f16d32",
+        depth="num_res_blocks",
+        reads=("images", "arrays", "digits", "synthetic"),
     ),
 }
 
