@@ -67,11 +67,11 @@ class ClassifierConfig(Config):
 
 
 SIZES: dict[str, ClassifierConfig] = {
-    "mlp-tiny": ClassifierConfig(network="mlp", image_size=8, dropout=0.1),
+    "tiny": ClassifierConfig(network="mlp", image_size=8, dropout=0.1),
     "mlp": ClassifierConfig(network="mlp", dropout=0.1),
     "conv": ClassifierConfig(network="conv", hidden_size=128, dropout=0.25),
 }
-"""`mlp` is the classifier of Lightning's tutorial on MNIST (two hidden layers of 64, 55,050 parameters), `mlp-tiny` the
+"""`mlp` is the classifier of Lightning's tutorial on MNIST (two hidden layers of 64, 55,050 parameters), `tiny` the
 same on images of 8 x 8, as scikit-learn's digits are; `conv` is that of PyTorch's basic MNIST example (1,199,882)."""
 
-DEFAULT_MICRO_BATCH: dict[str, int] = {"mlp-tiny": 32, "mlp": 32, "conv": 32}
+DEFAULT_MICRO_BATCH: dict[str, int] = {"tiny": 32, "mlp": 32, "conv": 32}

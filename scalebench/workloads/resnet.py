@@ -24,7 +24,7 @@ class Parts:
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution with a shortcut: (batch, inputs, h, w) to (batch, 4 inside, h, w), or half of these."""
+    """1x1, 3x3 and 1x1 convolution, and a shortcut: (batch, inputs, h, w) to (batch, 4 inside, h, w) over the stride."""
 
     def __init__(self, inputs: int, inside: int, parts: Parts, *, stride: int, dilation: int, project: bool) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class ResNet(nn.Module):
         hidden = F.max_pool2d(hidden, 3, 2, padding=1)
         for stage in range(1, 5):
             hidden = self.get_submodule(f"layer{stage}")(hidden)
-        return hidden
+        return hidden  # type: ignore[no-any-return]
 
 
 def _stage(

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from scalebench import strategies, workloads
-from scalebench.harness.job import Report
 from scalebench.spec import RunSpec
 from scalebench.strategies.config import TrainConfig
 from scalebench.workloads.checkpoint import started
@@ -23,9 +22,9 @@ from tests.distributed.training import CPU, rank, same_bits, supported
 from tests.unit.image_batches import SMALL, batch_of, built, made
 
 pytestmark = pytest.mark.distributed
+needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is missing")
 
-NAMES = ["ddp", "fsdp", "deepspeed_stage_1", "deepspeed_stage_2", "deepspeed_stage_3"]
-DATA = {"mlp": "synthetic", "conv": "synthetic", "segmentation": "synthetic", "vavae": "synthetic"}
+ALL = ["ddp", "fsdp", "deepspeed_stage_1", "deepspeed_stage_2", "deepspeed_stage_3"]
 
 
 def spec(name: str, strategy: str, **options: Any) -> RunSpec:
@@ -42,21 +41,31 @@ def spec(name: str, strategy: str, **options: Any) -> RunSpec:
     )
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_every_strategy_trains_it_as_single_does(name: str) -> None:
-    if importlib.util.find_spec("deepspeed") is None:
-        pytest.skip("deepspeed is not installed")
-    asked = supported([spec(name, strategy) for strategy in NAMES])
-    reports, _ = run_ranks(all_checked, 2, asked)
+def check_parity(kinds: list[str], names: list[str]) -> None:
+    asked = supported([spec(kind, name) for kind in kinds for name in names])
+    reports, _ = run_ranks(all_checked, 2, asked, timeout=280.0)
     for each, report in zip(asked, reports, strict=True):
         assert_passed(report, each)
 
 
-def test_norms_by_micro_batch_keep_parity_and_those_over_ranks_are_checked_by_them() -> None:
-    asked = supported([spec("segmentation", s, norm=norm) for s in ("ddp", "fsdp") for norm in ("batch", "sync_batch")])
-    reports: list[Report] = run_ranks(all_checked, 2, asked)[0]
-    for each, report in zip(asked, reports, strict=True):
-        assert_passed(report, each)
+@needs_deepspeed
+def test_strategies_train_them_as_single_does() -> None:
+    check_parity(["segmentation", "vavae"], ["fsdp", "deepspeed_stage_3"])
+
+
+@pytest.mark.slow
+@needs_deepspeed
+@pytest.mark.parametrize("kind", SMALL)
+def test_every_strategy_trains_them_as_single_does(kind: str) -> None:
+    check_parity([kind], ALL)
+
+
+def test_norms_by_micro_batch_train_nearly_as_single_does() -> None:
+    asked = spec("segmentation", "ddp", norm="batch").model_copy(update={"micro_batch": 4})
+    facts = run_ranks(all_checked, 2, [asked])[0][0].parity
+    assert facts is not None
+    for differences in (facts.loss, facts.norm, facts.parameters):  # a pooled image makes its statistics of four values
+        assert all(value is not None and value < 1e-3 for value in differences.values())
 
 
 def synchronised(values: list[Tensor], weights: list[Tensor]) -> dict[str, Tensor]:
@@ -107,6 +116,7 @@ def evaluated(names: list[str], kinds: list[str], precision: str) -> dict[tuple[
     return seen
 
 
+@needs_deepspeed
 def test_evaluations_add_up_to_plain_pytorchs() -> None:
     names = ["ddp", "fsdp", "fsdp1", "deepspeed_stage_2", "deepspeed_stage_3"]
     ranks = run_ranks(evaluated, 2, names, list(SMALL), "fp32")
@@ -125,8 +135,9 @@ def test_evaluations_add_up_to_plain_pytorchs() -> None:
         assert (found != generated).float().mean() < 0.01, (kind, name)  # a rounding may tip one pixel
 
 
+@needs_deepspeed
 def test_sixteen_bit_evaluations_run_under_every_strategy() -> None:
-    names = ["ddp", "fsdp", "fsdp1", "deepspeed_stage_2", "deepspeed_stage_3"]
+    names = ["fsdp", "deepspeed_stage_3"]
     for (kind, _), (_, sums, _) in run_ranks(evaluated, 2, names, list(SMALL), "bf16")[0].items():
         assert all(value.dtype == torch.float32 for value in sums.values())
         assert all(torch.isfinite(torch.tensor(list(made(kind).metrics(sums).values()))))
@@ -142,9 +153,15 @@ def starts(names: list[str], path: str) -> list[dict[str, Tensor]]:
     return found
 
 
+@needs_deepspeed
 def test_every_strategy_starts_from_the_checkpoint(tmp_path: Path) -> None:
     module = built(made("conv"), TrainConfig(seed=99))
     torch.save({"state_dict": {f"model.{name}": value for name, value in module.state_dict().items()}}, tmp_path / "c")
     wanted = {name: value.detach() for name, value in module.named_parameters()}
-    for found in run_ranks(starts, 2, ["ddp", "fsdp", "fsdp1", "fsdp_cpu_offload", *NAMES[2:]], f"{tmp_path}/c"):
+    for found in run_ranks(
+        starts,
+        2,
+        ["ddp", "fsdp", "fsdp1", "fsdp_cpu_offload", "deepspeed_stage_2", "deepspeed_stage_3"],
+        f"{tmp_path}/c",
+    ):
         assert all(same_bits(each, wanted) for each in found)

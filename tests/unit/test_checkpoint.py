@@ -121,7 +121,7 @@ def test_mismatches_are_named(state: dict[str, Tensor], tmp_path: Path) -> None:
     wrong |= {"head.weight": torch.zeros(7, 8), "head.extra": torch.zeros(1)}
     said = refusal(tmp_path, wrong)
     for words in (
-        "not of classifier mlp-tiny as asked",
+        "not of classifier tiny as asked",
         "2 missing (neck.hidden.linear.weight, neck.hidden.linear.bias)",
         "1 unexpected (head.extra)",
         "1 of another shape (head.weight is 7x8, not 10x8)",

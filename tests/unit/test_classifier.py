@@ -47,7 +47,7 @@ def test_the_convolutional_one_is_the_examples() -> None:
 
 def test_it_learns_the_digits() -> None:
     pytest.importorskip("sklearn")
-    workload = workloads.create("classifier", "mlp-tiny")
+    workload = workloads.create("classifier", "tiny")
     module = built(workload)
     source = workload.samples("digits", seed=0)
     order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))

@@ -19,7 +19,7 @@ from tests.unit.image_batches import SMALL, batch_of, built, made
 FAMILIES = ("classifier", "segmentation", "vavae")
 SIZES = [(family, size) for family in FAMILIES for size in workloads.size_names(family)]
 SHAPES: list[tuple[str, str, dict[str, Any]]] = [
-    ("classifier", "mlp-tiny", {}),
+    ("classifier", "tiny", {}),
     ("classifier", "mlp", {"num_layers": 4, "hidden_size": 300}),
     ("classifier", "conv", {}),
     ("classifier", "conv", {"num_layers": 3, "channels": 3, "image_size": 32}),
