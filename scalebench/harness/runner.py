@@ -286,7 +286,9 @@ def check_data(runs: Sequence[PlannedRun]) -> None:
     from scalebench.workloads.checkpoint import started
 
     for spec in {run.spec for run in runs}:
-        workload = started(workloads.create(spec.workload, spec.size, spec.workload_options, seed=spec.seed), spec.init_from)
+        workload = started(
+            workloads.create(spec.workload, spec.size, spec.workload_options, seed=spec.seed), spec.init_from
+        )
         adapters.check(workload)
         samples = len(workload.samples(spec.data, spec.seed))
         GlobalBatchSampler(

@@ -81,7 +81,9 @@ def gathered(report: Report, place: Place) -> list[Report]:
 def measure(spec: RunSpec, strategy: Strategy, place: Place, phase: Phase, stages: Stages) -> Report:
     """Prepare, warm up, time the window, then look at what ran, off the clock."""
     phase.enter("preparing")
-    workload = started(workloads.create(spec.workload, spec.size, spec.workload_options, seed=spec.seed), spec.init_from)
+    workload = started(
+        workloads.create(spec.workload, spec.size, spec.workload_options, seed=spec.seed), spec.init_from
+    )
     source = workload.samples(spec.data, spec.seed)
     batches = phase.beating(loader_of(source, spec, place, spec.num_workers))
     resident_before = resident_bytes()

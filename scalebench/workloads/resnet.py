@@ -24,7 +24,7 @@ class Parts:
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution, and a shortcut: (batch, inputs, h, w) to (batch, 4 inside, h, w) over the stride."""
+    """1x1, 3x3 and 1x1 convolution and a shortcut: (batch, inputs, h, w) to (batch, 4 inside, h, w) over the stride."""
 
     def __init__(self, inputs: int, inside: int, parts: Parts, *, stride: int, dilation: int, project: bool) -> None:
         super().__init__()
