@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,6 +51,12 @@ def test_an_old_package_is_told_with_its_version() -> None:
     assert unusable("torch", (99, 1)) == (
         f"torch {version} is older than what is tested here: pip install -U 'torch>=99.1'"
     )
+
+
+def test_a_folder_of_a_packages_name_is_told_from_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "no_such_package").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "a folder or file named no_such_package" in str(unusable("no_such_package", (1,)))
 
 
 @pytest.mark.parametrize("name", NAMES)
