@@ -175,7 +175,8 @@ def _has_loader(owner: Any) -> bool:
 
 def _of_loader(name: str, loader: Any) -> tuple[Any, Any, list[str]]:
     """Of a DataLoader its dataset; of a dataset itself."""
-    if isinstance(loader, dict | list | tuple):
+    parts = list(loader.values()) if isinstance(loader, dict) else loader if isinstance(loader, list | tuple) else []
+    if any(isinstance(part, torch.utils.data.DataLoader) for part in parts):
         raise UserError(f"{name} has several training loaders; here there is one.")
     if not isinstance(loader, torch.utils.data.DataLoader):
         require_dataset(loader, name)

@@ -133,10 +133,15 @@ def _optimizer(optimizer: Any) -> tuple[OptimizerConfig, list[str]]:
     if optimizer is None:
         return OptimizerConfig(), ["its optimizer is not known: that of the spec is none but a default"]
     try:
-        return config_of(optimizer), []
+        return config_of(unwrapped(optimizer)), []
     except UserError:
-        kind = type(optimizer).__name__
+        kind = type(unwrapped(optimizer)).__name__
         return OptimizerConfig(), [f"its optimizer is {kind}, which a spec cannot say: that of the spec is a default"]
+
+
+def unwrapped(optimizer: Any) -> Any:
+    """The torch optimizer inside those of Accelerate, Lightning and DeepSpeed, which call it so."""
+    return unwrapped(optimizer.optimizer) if hasattr(optimizer, "optimizer") else optimizer
 
 
 def _unknown_data(named: str) -> dict[str, Any]:

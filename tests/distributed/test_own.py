@@ -1,0 +1,103 @@
+"""Models as their authors write them, under strategies by one command each; loops of one's own, recorded."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import scalebench
+from scalebench.records.record import Record
+from tests.distributed.ranks import run_ranks
+
+pytestmark = pytest.mark.distributed
+
+ROOT = Path(__file__).parents[2]
+STRATEGIES = ("ddp", "fsdp", "deepspeed_stage_3")
+EXACT = {"steps": 4, "warmup_steps": 2, "target_precision": None, "max_seconds": None}
+
+
+def command(*arguments: str) -> list[dict[str, Any]]:
+    """The records that a `scalebench` command prints, run as a person would."""
+    done = subprocess.run(
+        [sys.executable, "-m", "scalebench", *arguments, "--device", "cpu", "--gpus", "2", "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_plain_module_runs_under_each_strategy(tmp_path: Path) -> None:
+    workload = "tests/examples/plain.py:make"
+    length = ("--steps", "3", "--warmup-steps", "2", "--repeats", "1", "--no-baseline", "--set", "workload.width=16")
+    found = command(
+        "run", "--workload", workload, "--strategy", ",".join(STRATEGIES), *length, "--results", str(tmp_path)
+    )
+    assert {record["spec"]["strategy"] for record in found} == set(STRATEGIES)
+    for record in found:
+        assert record["spec"]["workload_options"] == {"width": 16, "depth": 3, "dropout": 0.1}
+        assert record["workload"]["data_samples"] == 256
+        # what the run's observer counted on a rank's 8 samples is what was counted before launch
+        assert record["contract"]["flops_per_step"] == 8 * record["workload"]["flops_per_sample"]
+
+
+@pytest.mark.parametrize(
+    ("package", "workload"),
+    [
+        ("lightning", "tests/examples/lit.py:LitRegression+SumsData"),
+        ("transformers", "tests/examples/hugging.py:small_gpt2"),
+    ],
+)
+def test_others_train_as_plain_pytorch_does(tmp_path: Path, package: str, workload: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    options = ("--set", "workload.context_length=16") if package == "transformers" else ()
+    found = command(
+        "parity", "--workload", workload, "--strategy", ",".join(STRATEGIES), *options, "--results", str(tmp_path),
+        "--precision", "fp32",
+    )  # fmt: skip
+    assert {record["spec"]["strategy"]: record["parity"]["passed"] for record in found} == dict.fromkeys(
+        STRATEGIES, True
+    )
+
+
+def recorded(folder: Path) -> int:
+    """A DDP loop on this rank with a Recorder; how many steps it made."""
+    torch.manual_seed(0)
+    model = DistributedDataParallel(nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    recorder = scalebench.Recorder(model, optimizer, micro_batch=8, results=folder, **EXACT)
+    steps = 0
+    while not recorder.done:
+        loss = model(torch.ones(8, 4) * dist.get_rank()).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        recorder.step(loss)
+        steps += 1
+    return steps
+
+
+def test_a_loop_on_two_ranks_is_one_record(tmp_path: Path) -> None:
+    assert run_ranks(recorded, 2, tmp_path) == [2 + 2 + 4] * 2
+    [path] = tmp_path.rglob("*.json")
+    record = Record.model_validate_json(path.read_text())
+    assert [rank.rank for rank in record.ranks] == [0, 1]
+    assert record.spec.world_size == 2
+    assert [len(rank.step_end_ns) for rank in record.ranks] == [8, 8]
+    assert record.ranks[0].losses != record.ranks[1].losses  # each its own
+    assert record.ranks[0].chunks[0].start_ns < min(rank.step_end_ns[0] for rank in record.ranks)

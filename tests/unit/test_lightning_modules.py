@@ -1,0 +1,183 @@
+"""LightningModules and their data as workloads: what is honoured, what is refused, without a Trainer."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from scalebench import adapters
+from scalebench.errors import UserError
+
+pytest.importorskip("lightning")
+EXAMPLES = Path(__file__).parents[1] / "examples"
+LIT = f"{EXAMPLES / 'lit.py'}:both"
+CLASSES = f"{EXAMPLES / 'lit.py'}:LitRegression+SumsData"
+
+HEAD = """
+import lightning as L
+import torch
+from torch import nn
+class Lit(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 1)
+    def training_step(self, batch, batch_idx):
+        return self.layer(batch).square().mean()
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=0.01)
+data = [torch.ones(4) * i for i in range(8)]
+"""
+
+
+def own(tmp_path: Path, source: str) -> Any:
+    path = tmp_path / f"lit_{abs(hash(source))}.py"
+    path.write_text(HEAD + source)
+    return adapters.create(adapters.resolve_name(f"{path}:make"), {})
+
+
+def test_a_factory_and_the_two_classes_are_the_same() -> None:
+    assert adapters.resolve_options(CLASSES, {}) == {"width": 32, "lr": 0.01, "samples": 256, "batch_size": 16}
+    one, other = adapters.create(LIT, {}), adapters.create(CLASSES, {"lr": 0.01})
+    assert one.parameter_count() == other.parameter_count()
+    assert len(one.samples("own", 0)) == len(other.samples("own", 0)) == 205
+
+
+def test_its_optimizer_is_that_of_the_run() -> None:
+    config = adapters.optimizer_of(CLASSES, {"lr": 0.5})
+    assert config is not None
+    assert (config.name, config.learning_rate, config.weight_decay, config.betas) == ("adamw", 0.5, 0.05, (0.9, 0.999))
+
+
+def test_its_scheduler_sets_the_rate_of_each_step() -> None:
+    workload = adapters.create(LIT, {}, seed=7)
+    rates = workload.rates(0.1, steps_per_epoch=5)
+    assert [next(rates) for _ in range(12)] == pytest.approx([0.01 * min(10, step + 1) for step in range(12)])
+
+
+def test_a_scheduler_by_the_epoch(tmp_path: Path) -> None:
+    workload = own(
+        tmp_path,
+        """
+class Stepped(Lit):
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=1.0, momentum=0.9, weight_decay=0.1)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)]
+make = lambda: (Stepped(), data)
+""",
+    )
+    rates = workload.rates(1.0, steps_per_epoch=3)
+    assert [next(rates) for _ in range(7)] == [1, 1, 1, 0.5, 0.5, 0.5, 0.25]
+    assert (workload.optimizer.name, workload.optimizer.momentum) == ("sgd", 0.9)
+
+
+def test_what_it_logs_becomes_means() -> None:
+    workload = adapters.create(LIT, {})
+    root, batch = workload._root, workload.samples("own", 0).__getitems__(range(6))
+    assert set(root(batch, "metrics")) == {"loss_sum", "val_loss_sum", "val_error_sum", "samples"}
+    parts = [{name: tensor[part] for name, tensor in batch.items()} for part in (slice(0, 2), slice(2, 6))]
+    sums = [root(part, "metrics") for part in parts]
+    together = {name: sums[0][name] + sums[1][name] for name in sums[0]}
+    x, y = batch["0"], batch["1"]
+    error = (root.model(x) - y).abs().mean().item()
+    assert workload.metrics(together)["val_error"] == pytest.approx(error, rel=1e-5)
+
+
+def test_groups_without_weight_decay_stay_so(tmp_path: Path) -> None:
+    workload = own(
+        tmp_path,
+        """
+class Grouped(Lit):
+    def configure_optimizers(self):
+        plain, decayed = {"params": [self.layer.weight], "weight_decay": 0.0}, {"params": [self.layer.bias]}
+        return torch.optim.AdamW([plain, decayed], lr=0.01, weight_decay=0.3)
+make = lambda: (Grouped(), data)
+""",
+    )
+    assert workload.no_decay_names(workload.build()) == {"model.layer.weight"}
+    assert workload.optimizer.weight_decay == 0.3
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("class M(Lit):\n def __init__(self):\n  super().__init__()\n  self.automatic_optimization = False\n",
+         ["optimizes manually", "scalebench.Recorder"]),
+        ("class M(Lit):\n def configure_optimizers(self):\n"
+         "  return [torch.optim.SGD(self.parameters(), lr=1), torch.optim.SGD(self.parameters(), lr=1)]\n",
+         ["2 optimizers"]),
+        ("class M(Lit):\n def optimizer_step(self, *args, **kwargs):\n  pass\n",
+         ["overrides optimizer_step", "lightning_callback"]),
+        ("class M(Lit):\n def configure_optimizers(self):\n  return torch.optim.RMSprop(self.parameters())\n",
+         ["RMSprop", "--optimizer"]),
+        ("class M(Lit):\n def configure_optimizers(self):\n"
+         "  return torch.optim.Adam(self.parameters(), weight_decay=0.1)\n",
+         ["Adam decays", "AdamW"]),
+        ("class M(Lit):\n def configure_optimizers(self):\n  return torch.optim.SGD([self.layer.weight], lr=1.0)\n",
+         ["leaves out model.layer.bias"]),
+        ("class M(Lit):\n def configure_optimizers(self):\n"
+         "  return torch.optim.SGD(self.parameters(), lr=1.0 / self.trainer.max_epochs)\n", ["Trainer"]),
+        ("M = Lit\ndata = None", ["no train_dataloader"]),
+    ],
+)  # fmt: skip
+def test_what_only_a_trainer_can_do_is_refused(tmp_path: Path, source: str, words: list[str]) -> None:
+    path = tmp_path / f"lit_{abs(hash(source))}.py"
+    path.write_text(HEAD + source + "\nmake = lambda: (M(), data) if data else M()")
+    with pytest.raises(UserError) as caught:
+        adapters.optimizer_of(f"{path}:make", {})
+    told = str(caught.value)
+    assert [word for word in words if word not in told] == [], told
+
+
+def test_a_refused_optimizer_can_be_replaced(tmp_path: Path) -> None:
+    workload = own(
+        tmp_path,
+        """
+class M(Lit):
+    def configure_optimizers(self):
+        return torch.optim.RMSprop(self.parameters())
+make = lambda: (M(), data)
+""",
+    )
+    adapters.check(workload)  # with --optimizer nobody asks for its own
+    assert workload.parameter_count() == 5
+
+
+def test_hooks_that_are_not_called_are_named(tmp_path: Path) -> None:
+    workload = own(
+        tmp_path,
+        """
+class M(Lit):
+    def on_train_epoch_end(self):
+        pass
+make = lambda: (M(), data)
+""",
+    )
+    assert any("on_train_epoch_end" in note for note in workload.notes)
+
+
+def test_both_packages_are_known(tmp_path: Path) -> None:
+    pytest.importorskip("pytorch_lightning")
+    workload = own(
+        tmp_path,
+        """
+import pytorch_lightning as pl
+class M(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 1)
+    def training_step(self, batch):
+        self.log("x", 1.0)
+        return {"loss": self.layer(batch).mean()}
+    def configure_optimizers(self):
+        return None
+make = lambda: (M(), torch.utils.data.DataLoader(data))
+""",
+    )
+    adapters.check(workload)
+    assert workload.optimizer is None
+    assert torch.is_tensor(workload._root(workload.samples("own", 0).__getitems__([0, 1])))
+    assert "lightning" in sys.modules
