@@ -1,4 +1,4 @@
-"""`scalebench data`: image sets split for training and validation, and made for trials."""
+"""`scalebench data`: image sets split for training and validation, made for trials, and encoded as latents."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from scalebench import workloads
+from scalebench.cli.asking import read_assignments
 from scalebench.cli.tables import print_table
-from scalebench.data.names import read_extensions
+from scalebench.data.fresh import require_free
+from scalebench.data.names import read_extensions, resolve_name
 from scalebench.errors import EXIT_INTERRUPTED, UserError
+from scalebench.machine import detect
+from scalebench.matrix.options import workload_options
+
+if TYPE_CHECKING:
+    from scalebench.data.encode import Encoding
 
 Item = TypeVar("Item")
 
@@ -29,7 +37,7 @@ class StoppedError(UserError):
 
 @click.group("data")
 def data() -> None:
-    """Prepare images for training: split them, or make some for trials.
+    """Prepare images for training: split them, make some for trials, or encode them as latents.
 
     What `--data` of other commands takes, and how files are read, is in docs/data.md.
     """
@@ -109,6 +117,62 @@ def synth(output_dir: Path, classes: int, per_class: int, image_size: int, exten
     with undone("nothing was written"):
         count = synthesise(asked, watched("drawing"))
     click.echo(f"{count} images of {classes} classes: --data images:{output_dir}/images or pairs:{output_dir}")
+
+
+@data.command("encode")
+@click.option("--workload", default="vavae", show_default=True, metavar="NAME", help="The autoencoder.")
+@click.option("--size", metavar="NAME", help="Its size, of `scalebench list workloads`. Default: the smallest.")
+@click.option("--checkpoint", required=True, metavar="FILE[@PREFIX]", help="Its weights, as for run --init-from.")
+@click.option("--data", "given", required=True, metavar="PATH", help="Images: images:DIR, arrays:PATH or `digits`.")
+@click.option("--output-dir", type=click.Path(path_type=Path), required=True, help="Folder to make; must not be there.")
+@click.option("--set", "assignments", multiple=True, metavar="workload.X=V", help="Options it was trained with.")
+@click.option("--batch-size", type=COUNT, default=16, show_default=True, help="Images encoded at once.")
+@click.option("--num-workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that decode.")
+@click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
+def encode_(output_dir: Path, **asked: Any) -> None:
+    """Write images as the latents of a trained autoencoder, which `--data arrays:DIR` of a latent model reads.
+
+    Latents are the means of the encoder, brought to mean 0 and deviation 1 per channel; latents.json says how to go
+    back, and from what they are.
+    """
+    from scalebench.data.encode import encode
+
+    with undone("nothing was written"):
+        count = encode(encoding(output_dir, **asked), watched("encoding"))
+    click.echo(f"{count} latents: --data arrays:{output_dir}; from what is in {output_dir / 'latents.json'}")
+
+
+def encoding(
+    output_dir: Path,
+    *,
+    workload: str,
+    size: str | None,
+    checkpoint: str,
+    given: str,
+    assignments: Sequence[str],
+    batch_size: int,
+    num_workers: int,
+    device: str,
+) -> Encoding:
+    """What is asked for, resolved. Raises UserError for whatever is wrong, before anything slow is imported."""
+    from scalebench.workloads.checkpoint_name import resolve_checkpoint
+
+    options = read_assignments(assignments)
+    if set(options) - {"workload"}:
+        raise UserError("--set of this command takes workload.NAME=VALUE. Leave the others out.")
+    require_free(output_dir)
+    size = size or workloads.size_names(workload)[0]
+    asked: dict[str, Any] = {
+        "options": workload_options(workload, size, options.get("workload", {})),
+        "checkpoint": resolve_checkpoint(checkpoint),
+        "data": resolve_name(given, workloads.reads(workload)),
+        "device": detect(device).device,
+    }
+    from scalebench.data.encode import Encoding
+
+    return Encoding(
+        target=output_dir, workload=workload, size=size, batch_size=batch_size, num_workers=num_workers, **asked
+    )
 
 
 def extensions_of(text: str) -> list[str]:
