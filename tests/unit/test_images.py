@@ -180,6 +180,17 @@ def write_three_classes(folder):
         save(folder / name / "x.png", noise(8, 8, 3))
 
 
+def write_link_to_nothing(folder):
+    write_three_classes(folder)
+    (folder / "a" / "y.png").symlink_to("nowhere.png")
+
+
+def write_file_that_may_not_be_read(folder):
+    """Opens for everyone, root included, and fails when it is read from the start."""
+    folder.mkdir()
+    (folder / "x.png").symlink_to("/proc/self/mem")
+
+
 def write_broken(folder):
     folder.mkdir()
     for name in "ab":
@@ -194,6 +205,8 @@ def write_broken(folder):
         (write_three_classes, "?ext=gif", ["no gif files", "3 of png"]),
         (write_loose_and_classes, "", ["1 images, such as a.png, lie beside folders"]),
         (write_three_classes, "", ["3 classes", "knows 2", "--set workload.num_classes=3"]),
+        (write_link_to_nothing, "", ["a/y.png", "links to a file that is gone"]),
+        (write_file_that_may_not_be_read, "", ["x.png", "Input/output error"]),
         (write_broken, "", ["cannot read the image", "a.png"]),
         (write_broken, "?skip_corrupt=true", ["none of the 2 images", "a.png"]),
     ],
