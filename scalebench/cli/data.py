@@ -6,7 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -18,6 +18,7 @@ from scalebench.data.names import read_extensions, resolve_name
 from scalebench.errors import EXIT_INTERRUPTED, UserError
 from scalebench.machine import detect
 from scalebench.matrix.options import workload_options
+from scalebench.workloads.checkpoint_name import resolve_checkpoint
 
 if TYPE_CHECKING:
     from scalebench.data.encode import Encoding
@@ -135,10 +136,11 @@ def encode_(output_dir: Path, **asked: Any) -> None:
     Latents are the means of the encoder, brought to mean 0 and deviation 1 per channel; latents.json says how to go
     back, and from what they are.
     """
+    resolved = encoding(output_dir, **asked)
     from scalebench.data.encode import encode
 
     with undone("nothing was written"):
-        count = encode(encoding(output_dir, **asked), watched("encoding"))
+        count = encode(resolved, watched("encoding"))
     click.echo(f"{count} latents: --data arrays:{output_dir}; from what is in {output_dir / 'latents.json'}")
 
 
@@ -152,11 +154,9 @@ def encoding(
     assignments: Sequence[str],
     batch_size: int,
     num_workers: int,
-    device: str,
+    device: Literal["auto", "cuda", "cpu"],
 ) -> Encoding:
     """What is asked for, resolved. Raises UserError for whatever is wrong, before anything slow is imported."""
-    from scalebench.workloads.checkpoint_name import resolve_checkpoint
-
     options = read_assignments(assignments)
     if set(options) - {"workload"}:
         raise UserError("--set of this command takes workload.NAME=VALUE. Leave the others out.")

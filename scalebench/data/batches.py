@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +73,7 @@ def _epochs(sampler: GlobalBatchSampler) -> Iterator[GlobalBatchSampler]:
         yield sampler
 
 
-def fetched(source: SampleSource, indices: Iterator[Tensor], num_workers: int) -> Iterator[Mapping[str, Tensor]]:
+def fetched(source: SampleSource, indices: Iterable[Tensor], num_workers: int) -> Iterator[Mapping[str, Tensor]]:
     """The samples at each of `indices` as one batch on the CPU."""
     if not num_workers:
         return map(source.__getitems__, indices)

@@ -8,7 +8,7 @@ z = latents · channel_std + channel_mean is what the decoder takes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from scalebench.data.images import open_images
 from scalebench.errors import UserError
 from scalebench.workloads.checkpoint import matching_state
 from scalebench.workloads.checkpoint_name import checkpoint_sha256
+from scalebench.workloads.options import Scalar
 from scalebench.workloads.values import from_bytes
 
 MANIFEST = "latents.json"
@@ -43,7 +44,7 @@ class Encoding:
     target: Path
     workload: str
     size: str
-    options: Mapping[str, workloads.Scalar]
+    options: Mapping[str, Scalar]
     checkpoint: str
     data: str
     batch_size: int
@@ -63,16 +64,10 @@ def encode(asked: Encoding, watched: Callable[[Sequence[Tensor]], Iterable[Tenso
     workload = workloads.create(asked.workload, asked.size, asked.options)
     module = _trained(workload, asked.checkpoint).to(asked.device)
     images = _images(asked)
-    rows = torch.arange(len(images)).split(asked.batch_size)
+    rows = torch.split(torch.arange(len(images)), asked.batch_size)
     with fresh_folder(asked.target) as folder:
-        labels, latents = np.empty(len(images), np.int64), None
         batches = fetched(images, watched(rows), asked.num_workers)
-        for chosen, batch in zip(rows, batches, strict=True):
-            found = _means(module, batch, asked)
-            latents = _opened(folder, len(images), found) if latents is None else latents
-            latents[chosen[0] : chosen[-1] + 1] = found
-            labels[chosen] = batch["labels"]
-        assert latents is not None, "a source has samples"
+        latents, labels = _filled(folder, len(images), (_encoded(module, batch, asked) for batch in batches))
         np.save(folder / "labels.npy", labels)
         mean, deviation = _standardise_(latents, asked.batch_size)
         facts = _manifest(asked, images) | {"channel_mean": mean, "channel_std": deviation}
@@ -101,20 +96,31 @@ def _images(asked: Encoding) -> SampleSource:
     )
 
 
-def _means(module: Any, batch: Mapping[str, Tensor], asked: Encoding) -> Array:
-    """The latents of a batch of images, float32."""
+def _encoded(module: Any, batch: Mapping[str, Tensor], asked: Encoding) -> tuple[Array, Array]:
+    """The latents of a batch of images, float32, and their labels."""
     length: Any = asked.options["condition_dim"]
     condition = F.one_hot(batch["labels"], length).float().to(asked.device) if length else None
     with torch.inference_mode():
         mean = module.encode(from_bytes(batch["images"].to(asked.device)), condition)[0].float().cpu()
     if not mean.isfinite().all():
         raise UserError(f"the encoder of {asked.checkpoint} gives values that are not finite. Give another checkpoint.")
-    return mean.numpy()  # type: ignore[no-any-return]
+    return mean.numpy(), batch["labels"].numpy()
 
 
-def _opened(folder: Path, count: int, like: Array) -> Array:
-    """The array in a file for `count` latents, written as it is filled."""
-    return np.lib.format.open_memmap(folder / "latents.npy", "w+", np.dtype(np.float32), (count, *like.shape[1:]))
+def _filled(folder: Path, count: int, encoded: Iterable[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """The latents of all batches, in a file that is filled as they come, and the labels."""
+    labels = np.empty(count, np.int64)
+    latents: Array | None = None
+    start = 0
+    for means, of_batch in encoded:
+        if latents is None:
+            shape = (count, *means.shape[1:])
+            latents = np.lib.format.open_memmap(folder / "latents.npy", "w+", np.dtype(np.float32), shape)
+        end = start + len(means)
+        latents[start:end], labels[start:end] = means, of_batch
+        start = end
+    assert latents is not None, "a source has samples"
+    return latents, labels
 
 
 def _standardise_(latents: Array, at_once: int) -> tuple[list[float], list[float]]:
@@ -123,7 +129,10 @@ def _standardise_(latents: Array, at_once: int) -> tuple[list[float], list[float
     values = latents.size / latents.shape[1]
 
     def channel_mean(of: Callable[[Array], Array]) -> Array:
-        return sum(of(part).sum((0, 2, 3)) for part in _doubles(latents, parts)) / values
+        sums: Array = np.zeros(latents.shape[1])
+        for part in parts:
+            sums += of(latents[part].astype(np.float64)).sum((0, 2, 3)) / values
+        return sums
 
     mean = channel_mean(lambda part: part)
     deviation = np.sqrt(channel_mean(lambda part: (part - mean[:, None, None]) ** 2))
@@ -131,10 +140,6 @@ def _standardise_(latents: Array, at_once: int) -> tuple[list[float], list[float
     for part in parts:
         latents[part] = (latents[part] - mean[:, None, None]) / deviation[:, None, None]
     return mean.tolist(), deviation.tolist()
-
-
-def _doubles(latents: Array, parts: Sequence[slice]) -> Iterator[Array]:
-    return (latents[part].astype(np.float64) for part in parts)
 
 
 def _manifest(asked: Encoding, images: SampleSource) -> dict[str, object]:
