@@ -16,7 +16,7 @@ installed-test: $(VENV)/.installed-test
 installed-lint: $(VENV)/.installed-lint
 endif
 
-.PHONY: bench bench-harness bench-load test test-all check lint docs clean installed-run installed-test installed-lint
+.PHONY: bench bench-harness bench-load bench-frameworks test test-all check lint docs clean installed-run installed-test installed-lint
 
 bench: installed-run  ## measure what is not yet measured of the reference matrix and write the report; all of it: FLAGS=--no-resume
 	# Exit code 3 says that some cell did not end ok (DeepSpeed may be missing): the others are reported all the same.
@@ -32,6 +32,9 @@ bench-harness: installed-test  ## what the harness costs beside a hand-written t
 
 bench-load: installed-test  ## whether runs beside a busy program are flagged, and quiet ones not; on a quiet machine
 	$(run) -m tests.benchmarks.competing_load
+
+bench-frameworks: installed-test  ## what Lightning's and Accelerate's wrappers cost over DDP itself; on a quiet machine
+	$(run) -m tests.benchmarks.framework_cost
 
 test: installed-test  ## everything that fits on two cores in a few minutes
 	$(run) -m pytest -m "not slow"

@@ -1,4 +1,5 @@
-"""What a framework costs over the raw backend: step time of DDP run by Lightning's Fabric and by Accelerate over ours.
+"""What a framework costs over the raw backend: the step of DDP run by Lightning's Fabric, by Accelerate, by Lightning's
+Trainer and by a script of one's own, over that of `ddp`.
 
 \b
     python -m tests.benchmarks.framework_cost           # at a step of about 10 ms and of about 100 ms
@@ -11,6 +12,8 @@ stopped goes on with the blocks that are not whole.
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
@@ -26,10 +29,14 @@ from scalebench.records.record import Record
 from scalebench.records.store import load_records
 from scalebench.spec import PlannedRun, RunSpec
 from scalebench.stats.intervals import geometric_mean
+from tests.benchmarks.pairs import ROOT, TIMEOUT_SECONDS, bare_environment
 from tests.benchmarks.tables import BUSY_CORES, markdown
 
 RAW = "ddp"
-VARIANTS = (RAW, "lightning_ddp", "accelerate_ddp")
+OURS = (RAW, "lightning_ddp", "accelerate_ddp")
+OTHERS = {"script": "script", "lightning_trainer": "trainer"}
+"""Loops that are not scalebench's, by the names of their records: what framework_scripts.py calls them."""
+VARIANTS = (*OURS, *OTHERS)
 STEPS: dict[str, dict[str, Any]] = {
     "10 ms": {"steps": 200, "workload_options": {}},
     "100 ms": {
@@ -38,6 +45,9 @@ STEPS: dict[str, dict[str, Any]] = {
     },
 }
 """Lengths of the step by their names, about, on one core: the model's shape and the steps that are timed."""
+
+FIRST = 10_000
+"""The repeat of runs that are of no block."""
 
 Block = tuple[str, int, str]
 """A length of the step, the number of the block and its session."""
@@ -50,7 +60,7 @@ def spec(length: str, strategy: str, ranks: int) -> RunSpec:
         size="tiny",
         data="synthetic",
         strategy=strategy,
-        grad_sync=strategies.default_grad_sync(strategy),
+        grad_sync=strategies.default_grad_sync(RAW),
         device="cpu",
         world_size=ranks,
         threads_per_rank=1,
@@ -78,7 +88,7 @@ def whole_blocks(records: Iterable[Record], ranks: int) -> dict[Block, dict[str,
     lengths = {spec(length, name, ranks).cell_id: length for length in STEPS for name in VARIANTS}
     found: dict[Block, dict[str, Record]] = {}
     for record in records:
-        if record.status == "ok" and record.spec.cell_id in lengths and record.repeat >= 0:
+        if record.status == "ok" and record.spec.cell_id in lengths:
             block = (lengths[record.spec.cell_id], record.repeat, record.session)
             found.setdefault(block, {})[record.spec.strategy] = record
     return {block: of for block, of in found.items() if len(of) == len(VARIANTS)}
@@ -124,18 +134,64 @@ def quietness(blocks: dict[Block, dict[str, Record]]) -> str:
     return f"Load of others in the windows: median {median(known):.2f}, most {max(known):.2f} cores.{caution}"
 
 
-class Teller:
-    """Says what is being run."""
+class Interleaved:
+    """Runs what is planned in its order: scalebench's runs in one session, and between them the loops of others.
+
+    A first run of each length of the step is of no block: it lets the session's fork server import everything, and from
+    its record the others take what they train.
+    """
+
+    def __init__(self, planned: Sequence[PlannedRun], results: Path) -> None:
+        self._left, self._results = list(planned), results
+        self._like: dict[str, Path] = {}
+        self._session = ""
+
+    def run(self) -> None:
+        lengths = {run.spec.model_copy(update={"strategy": RAW}): run for run in self._left}
+        firsts = [PlannedRun(spec=spec, repeat=FIRST) for spec in lengths]
+        self._left = [*firsts, *self._left]
+        execute([run for run in self._left if run.spec.strategy in OURS], results=self._results, progress=self)
+        self._others()
 
     def session_started(self, runs: Sequence[PlannedRun]) -> None: ...
     def phase(self, index: int, phase: str) -> None: ...
 
     def run_started(self, index: int, run: PlannedRun) -> None:
-        click.echo(f"block {run.repeat + 1}: {run.spec.strategy}", err=True)
+        self._others()
+        assert self._left.pop(0) == run
+        tell(run)
 
     def run_ended(self, index: int, record: Record, path: Path) -> None:
         if record.status != "ok":
             raise RuntimeError(f"{record.spec.label}: {record.status}: {record.reason}")
+        self._session = record.session
+        if record.repeat == FIRST:
+            self._like[shape(record.spec)] = path
+
+    def _others(self) -> None:
+        """The loops of others that come next."""
+        while self._left and self._left[0].spec.strategy in OTHERS:
+            run = self._left.pop(0)
+            tell(run)
+            torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+            script = ["-m", "tests.benchmarks.framework_scripts", OTHERS[run.spec.strategy]]
+            recorded = {"like": self._like[shape(run.spec)], "results": self._results, "session": self._session}
+            options = [f"--{name}={value}" for name, value in {**recorded, "repeat": run.repeat}.items()]
+            command = [*torchrun, f"--nproc-per-node={run.spec.world_size}", *script, *options]
+            done = subprocess.run(
+                command, env=bare_environment(), cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS
+            )
+            if done.returncode:
+                raise RuntimeError(f"{run.spec.label}: exit code {done.returncode}\n{done.stderr[-2000:]}")
+
+
+def shape(spec: RunSpec) -> str:
+    """What tells one length of the step from another."""
+    return str(sorted(spec.workload_options.items()))
+
+
+def tell(run: PlannedRun) -> None:
+    click.echo(f"block {run.repeat}: {run.spec.strategy}", err=True)
 
 
 @click.command(help=__doc__)
@@ -148,9 +204,7 @@ def main(ranks: int, rounds: int, seed: int, results: Path, show: bool) -> None:
     blocks = whole_blocks(load_records(results).records if results.exists() else [], ranks)
     runs = [] if show else list(missing(blocks, rounds, seed, ranks))
     if runs:
-        # The first run of a session waits for its fork server to import everything: it is of no block.
-        first = runs[0].model_copy(update={"repeat": rounds})
-        execute([first, *runs], results=results, progress=Teller())
+        Interleaved(runs, results.absolute()).run()
         blocks = whole_blocks(load_records(results).records, ranks)
     print(cost_table(blocks), quietness(blocks), sep="\n\n")
 
