@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from scalebench import workloads
+from scalebench import strategies, workloads
 from scalebench.harness.resume import standing
 from scalebench.harness.runner import execute
 from scalebench.machine import detect
@@ -28,14 +28,15 @@ from scalebench.spec import PlannedRun
 from scalebench.terminal import open_progress
 from tests.benchmarks.tables import markdown
 
+EMA_DECAY = 0.9
+FIGURES = ("loss", "norm", "parameters", "average")
 STRATEGIES = ("ddp", "fsdp", "deepspeed_stage_1", "deepspeed_stage_2", "deepspeed_stage_3")
 
 
-def planned(names: Sequence[str], strategies: Sequence[str], precision: str) -> list[PlannedRun]:
+def planned(names: Sequence[str], under: Sequence[str], precision: str) -> list[PlannedRun]:
     """A check of each workload's smallest size under each strategy, on two CPU ranks and the workload's own data."""
-    request = Request.model_validate(
-        {"workload": names, "strategy": strategies, "precision": precision, "gpus": 2, "device": "cpu"}
-    )
+    asked = {"workload": names, "strategy": under, "precision": precision, "ema_decay": EMA_DECAY}
+    request = Request.model_validate(asked | {"gpus": 2, "device": "cpu"})
     return plan(resolve(request, detect("cpu")), 0, 0, parity=True)
 
 
@@ -49,9 +50,10 @@ def check(runs: Sequence[PlannedRun], results: Path, *, show: bool = False) -> l
 
 
 def table(records: Sequence[Record]) -> str:
-    """A row per workload, a column per strategy: the largest relative differences of loss, norm and parameters."""
+    """A row per workload, a column per strategy: the largest relative differences of all FIGURES."""
     found = {(record.spec.workload, record.spec.strategy): said(record) for record in records}
-    names, columns = (list(dict.fromkeys(key[place] for key in found)) for place in (0, 1))
+    names = [name for name in workloads.FAMILIES if any(name == key[0] for key in found)]
+    columns = [name for name in strategies.entries() if any(name == key[1] for key in found)]
     rows = [[name, *(found.get((name, column), "n/a") for column in columns)] for name in names]
     return markdown(["workload", *columns], rows)
 
@@ -61,14 +63,14 @@ def said(record: Record) -> str:
     facts = record.parity
     if facts is None:
         return f"{record.status}: {record.reason}"
-    figures = " / ".join(figure(facts, name) for name in ("loss", "norm", "parameters"))
+    figures = " / ".join(figure(facts, name) for name in FIGURES)
     return figures if facts.passed else f"FAILED {figures}"
 
 
 def figure(facts: ParityFacts, name: str) -> str:
     """The larger of the differences under the two optimizers."""
     values = list(getattr(facts, name).values())
-    return "n/a" if None in values else f"{max(values):.0e}"
+    return "n/a" if not values or None in values else f"{max(values):.0e}"
 
 
 def tolerances(records: Sequence[Record]) -> str:
@@ -76,7 +78,8 @@ def tolerances(records: Sequence[Record]) -> str:
     facts = next((record.parity for record in records if record.parity), None)
     if facts is None:
         return "Nothing is recorded."
-    return f"Tolerance: {facts.tolerance_loss:.0e} / {facts.tolerance_norm:.0e} / {facts.tolerance_parameters:.0e}."
+    allowed = (facts.tolerance_loss, facts.tolerance_norm, facts.tolerance_parameters)
+    return f"Tolerance: {' / '.join(f'{value:.0e}' for value in (*allowed, facts.tolerance_parameters))}."
 
 
 @click.command(help=__doc__)
