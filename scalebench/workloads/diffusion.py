@@ -1,4 +1,4 @@
-"""What the diffusion transformers share: patches, embeddings of times and positions, modulation, noise by draw."""
+"""What the diffusion transformers share: patches, embeddings of times and positions, modulation, and what is drawn."""
 
 from __future__ import annotations
 
@@ -95,16 +95,15 @@ def guided(
 
 @dataclass(frozen=True, kw_only=True)
 class NoisySamples:
-    """Labelled images (or latents) with what diffusion draws for each: noise, a time, whether its label is dropped.
+    """Labelled images (or latents) with what diffusion draws for each: a time, whether its label is dropped, and the
+    key of its noise, which the model makes on its device: as large as the images, it would cost a loader much time.
 
     Attributes:
         images: the source, whose batches have `labels`.
-        shape: of an image's noise.
         times: makes the times of draws: int64, since engines that cast what is not whole would round them.
     """
 
     images: SampleSource
-    shape: tuple[int, ...]
     label_dropout: float
     times: Callable[[Sequence[int] | Tensor], Tensor]
     seed: int
@@ -121,7 +120,9 @@ class NoisySamples:
         return len(self.images)
 
     def __getitems__(self, draws: Sequence[int] | Tensor) -> dict[str, Tensor]:
-        """The source's batch and `noise` (n, *shape) fp32, `times` (n,) int64, `unlabelled` (n,) bool."""
-        dropped = Draws(seed=self.seed, purpose="label dropout").uniform(draws) < self.label_dropout
-        noise = Draws(seed=self.seed, purpose="noise").normal(draws, *self.shape)
-        return self.images.__getitems__(draws) | {"noise": noise, "times": self.times(draws), "unlabelled": dropped}
+        """The source's batch and `times` int64, `unlabelled` bool and `noise_keys` int64, each (n,)."""
+        return self.images.__getitems__(draws) | {
+            "times": self.times(draws),
+            "unlabelled": Draws(seed=self.seed, purpose="label dropout").uniform(draws) < self.label_dropout,
+            "noise_keys": Draws(seed=self.seed, purpose="noise").keys(draws),
+        }

@@ -1,8 +1,9 @@
 """The `dit` workload: a transformer that denoises latent images, Peebles & Xie 2023 (arXiv:2212.09748).
 
 adaLN-Zero blocks conditioned on timestep and class, fixed sine-cosine positions, noise and variance predicted (see
-scalebench.workloads.ddpm), and, if asked, register tokens (Darcet et al. 2024, arXiv:2309.16588). Noise, timesteps and
-dropped labels are in the batch, by draw. Where it strays from the paper's code: docs/workloads/dit.md.
+scalebench.workloads.ddpm), and, if asked, register tokens (Darcet et al. 2024, arXiv:2309.16588). Timesteps, dropped
+labels and the keys of the noise are in the batch, by draw. Where it strays from the published code:
+docs/workloads/dit.md.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from scalebench.data.base import SampleSource
-from scalebench.data.draws import Draws
+from scalebench.data.draws import Draws, normals
 from scalebench.data.latents import open_latents
 from scalebench.strategies.base import Batch, Task
 from scalebench.theory.activations import Saved
@@ -117,18 +118,21 @@ class DiT(nn.Module):
         """`loss`: the mean over the samples, an fp32 scalar; `metrics`: their sum and number; `generate`: latents of
         the batch's labels out of its noise."""
         if task == "generate":
-            return self._generate(batch["noise"].float(), batch["labels"])
+            return self._generate(self._noise(batch), batch["labels"])
         losses = self._losses(batch)
         if task == "loss":
             return losses.mean()
         return {"loss_sum": losses.sum(), "samples": losses.new_tensor(len(losses))}
 
     def _losses(self, batch: Batch) -> Tensor:
-        clean, noise, timesteps = batch["latents"].float(), batch["noise"].float(), batch["times"]
+        clean, noise, timesteps = batch["latents"].float(), self._noise(batch), batch["times"]
         schedule = ddpm.schedule_at(timesteps)
         labels = batch["labels"].masked_fill(batch["unlabelled"], self.config.num_classes)
         output = self._predict(schedule.signal * clean + schedule.noise * noise, timesteps, labels)
         return ddpm.losses(output, clean, noise, timesteps)
+
+    def _noise(self, batch: Batch) -> Tensor:
+        return normals(batch["noise_keys"], *batch["latents"].shape[1:])
 
     def _predict(self, latents: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
         tokens, condition = self.embedding(latents, timesteps, labels)
@@ -237,7 +241,6 @@ class DiTWorkload:
         timesteps = Draws(seed=seed, purpose="times")
         return NoisySamples(
             images=latents,
-            shape=(config.latent_channels, config.latent_size, config.latent_size),
             label_dropout=config.label_dropout,
             times=partial(timesteps.integers, below=TIMESTEPS),
             seed=seed,

@@ -2,8 +2,8 @@
 (arXiv:2511.13720).
 
 RMSNorm, rotary positions, normed queries and keys, SwiGLU, adaLN-Zero, and tokens of the class from a middle block on.
-The loss is that of the velocity which the predicted image implies. Noise, times and dropped labels are in the batch, by
-draw. Where it strays from the paper's code: docs/workloads/jit.md.
+The loss is that of the velocity which the predicted image implies. Times, dropped labels and the keys of the noise are
+in the batch, by draw. Where it strays from the paper's code: docs/workloads/jit.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from scalebench.data.base import SampleSource
-from scalebench.data.draws import Draws
+from scalebench.data.draws import Draws, normals
 from scalebench.data.images import open_images
 from scalebench.strategies.base import Batch, Task
 from scalebench.theory.activations import Saved
@@ -131,7 +131,7 @@ class JiT(nn.Module):
     def forward(self, batch: Batch, task: Task = "loss") -> Tensor | dict[str, Tensor]:
         """`loss`: the mean over the samples, an fp32 scalar; `metrics`: their sum and number; `generate`: images (from
         -1 to 1, if well trained) of the batch's labels out of its noise."""
-        noise = self.config.noise_scale * batch["noise"].float()
+        noise = self.config.noise_scale * normals(batch["noise_keys"], *batch["images"].shape[1:])
         if task == "generate":
             return self._generate(noise, batch["labels"])
         losses = self._losses(batch, noise)
@@ -291,7 +291,6 @@ class JiTWorkload:
         )
         return NoisySamples(
             images=images,
-            shape=(config.channels, config.image_size, config.image_size),
             label_dropout=config.label_dropout,
             times=Times(seed=seed, mean=config.time_mean, std=config.time_std),
             seed=seed,

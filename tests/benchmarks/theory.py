@@ -86,12 +86,12 @@ def wire_formula(spec: RunSpec) -> float:
 
 def flops(ranks: int, only: str) -> Iterator[Sequence[object]]:
     """FLOPs by torch's counter over the formula's, on the meta device."""
-    yield "size", "options", "checkpointing", "counted", "formula", "ratio"
-    for (size, options, batch), again in itertools.product(SHAPES, (False, True)):
-        workload = workloads.create("gpt", size, options)
+    yield "workload", "size", "options", "checkpointing", "counted", "formula", "ratio"
+    for (name, size, options, batch), again in itertools.product(SHAPES, (False, True)):
+        workload = workloads.create(name, size, options)
         said = batch * (workload.flops_per_sample() + again * (workload.recomputed_flops_per_sample() or 0))
         seen = counted(workload, batch, checkpointing=again)
-        yield size, told(options), again, f"{seen:.4g}", f"{said:.4g}", f"{seen / said:.4f}"
+        yield name, size, told(options), again, f"{seen:.4g}", f"{said:.4g}", f"{seen / said:.4f}"
 
 
 def told(options: Options) -> str:

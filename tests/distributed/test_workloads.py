@@ -1,4 +1,4 @@
-"""Every registered workload trains and generates under sharding backends as plain PyTorch does, at its smallest size."""
+"""Every registered workload trains and generates under sharding backends as plain PyTorch does, at its tiny size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.distributed.training import CPU, supported
 pytestmark = pytest.mark.distributed
 
 STRATEGIES = ["fsdp", "deepspeed_stage_3"]
-"""Those that differ most from each other and from one process; `python -m tests.benchmarks.workload_parity` has more."""
+"""Those that differ most from one process; `python -m tests.benchmarks.workload_parity` checks more."""
 
 
 def spec(workload: str, strategy: str, world_size: int = 2) -> RunSpec:

@@ -7,6 +7,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from scalebench import workloads
+from scalebench.data.draws import normals
 from scalebench.errors import UserError
 from scalebench.strategies.config import TrainConfig
 from scalebench.strategies.construct import build_on_meta, materialise_
@@ -122,7 +123,8 @@ def test_loss_and_gradients_equal_a_plain_reference(registers):
     batch = batch_of(workload)
     batch["unlabelled"][1] = True
     state = {name: value.detach().double().requires_grad_() for name, value in module.named_parameters()}
-    clean, noise, steps = batch["latents"].double(), batch["noise"].double(), batch["times"]
+    clean, steps = batch["latents"].double(), batch["times"]
+    noise = normals(batch["noise_keys"], *clean.shape[1:]).double()
     schedule = ddpm.schedule_at(steps)
     labels = torch.where(batch["unlabelled"], 10, batch["labels"])
     noisy = schedule.signal * clean + schedule.noise * noise

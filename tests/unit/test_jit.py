@@ -7,6 +7,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from scalebench import workloads
+from scalebench.data.draws import normals
 from scalebench.errors import UserError
 from scalebench.strategies.config import TrainConfig
 from scalebench.strategies.construct import build_on_meta, materialise_
@@ -124,7 +125,8 @@ def test_loss_and_gradients_equal_a_plain_reference(options):
     batch["unlabelled"][1] = True
     state = {name: value.detach().double().requires_grad_() for name, value in module.named_parameters()}
     clean, times = batch["images"].double() / 127.5 - 1, flow.time_of(batch["times"])
-    noisy = flow.between(clean, workload.config.noise_scale * batch["noise"].double(), times.double())
+    noise = normals(batch["noise_keys"], *clean.shape[1:]).double()
+    noisy = flow.between(clean, workload.config.noise_scale * noise, times.double())
     labels = torch.where(batch["unlabelled"], 10, batch["labels"])
     predicted = reference_image(state, noisy, times, labels, workload.config)
     left = (1 - times.double()).clamp(min=0.05)[:, None, None, None]
