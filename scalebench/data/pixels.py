@@ -68,8 +68,11 @@ def opened(path: Path) -> Image:
     """The decoded image of a file, to be closed. Raises UserError for whatever its decoder finds wrong."""
     pillow = load_pillow()
     try:
-        image: Image = pillow.open(path)
-        image.load()
+        with path.open("rb") as file:
+            image: Image = pillow.open(file)
+            image.load()
+        if image.mode == "F":
+            raise ValueError("its pixels are fractions, not bytes")
     except MemoryError:
         raise
     except Exception as error:  # decoders of broken bytes fail in every way there is

@@ -12,6 +12,7 @@ import scalebench.data
 from scalebench import data
 from scalebench.data.images import open_images
 from scalebench.data.pairs import open_pairs
+from scalebench.data.pixels import why_unreadable
 from scalebench.errors import UserError
 
 RANDOM = np.random.default_rng(0)
@@ -160,6 +161,20 @@ def test_a_file_that_was_mended_is_found_again(damaged):
     assert len(opened(damaged, "?skip_corrupt=true")) == 3
 
 
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif", "webp", "bmp", "gif"])
+def test_no_damage_escapes_as_anything_but_a_sentence(ending, tmp_path):
+    path = tmp_path / f"x.{ending}"
+    save(path, noise(20, 20, 3))
+    whole = path.read_bytes()
+    damaged = [whole[: len(whole) * part // 12] for part in range(12)]
+    places = RANDOM.integers(0, len(whole), 30)
+    damaged += [whole[:place] + bytes([whole[place] ^ 0xA5]) + whole[place + 1 :] for place in places]
+    for content in damaged:
+        path.write_bytes(content)
+        said = why_unreadable(path)
+        assert said is None or (str(path) in said and "\n" not in said)
+
+
 def write_nothing(folder):
     folder.mkdir()
 
@@ -191,6 +206,10 @@ def write_file_that_may_not_be_read(folder):
     (folder / "x.png").symlink_to("/proc/self/mem")
 
 
+def write_fractions(folder):
+    save(folder / "x.tif", RANDOM.random((8, 8), np.float32))
+
+
 def write_broken(folder):
     folder.mkdir()
     for name in "ab":
@@ -207,6 +226,7 @@ def write_broken(folder):
         (write_three_classes, "", ["3 classes", "knows 2", "--set workload.num_classes=3"]),
         (write_link_to_nothing, "", ["a/y.png", "links to a file that is gone"]),
         (write_file_that_may_not_be_read, "", ["x.png", "Input/output error"]),
+        (write_fractions, "", ["x.tif", "pixels are fractions"]),
         (write_broken, "", ["cannot read the image", "a.png"]),
         (write_broken, "?skip_corrupt=true", ["none of the 2 images", "a.png"]),
     ],
