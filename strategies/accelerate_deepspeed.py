@@ -27,6 +27,7 @@ class AccelerateDeepSpeed(Accelerate):
     name: ClassVar[str] = "accelerate_deepspeed_stage_2"
     raw: ClassVar[DeepSpeed] = DeepSpeed(stage=2)
     casting: ClassVar[Casting] = "engine-cast"
+    resizes: ClassVar[bool] = False
 
     def substitution(self, config: TrainConfig, device_type: str, world_size: int) -> str | None:
         if device_type == "cpu":

@@ -100,6 +100,7 @@ def accelerate_step(
         module=module,
         optimizer=wrapped.optimizer,
         wrapped=wrapped,
+        wrapper=module,
         config=config,
         device=device,
         whole_parameters=whole_parameters,

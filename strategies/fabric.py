@@ -137,6 +137,7 @@ def fabric_step(
         module=module,
         optimizer=wrapped.optimizer,
         wrapped=wrapped,
+        wrapper=forward_module(module),
         config=config,
         device=device,
         whole_parameters=whole_parameters,

@@ -30,6 +30,7 @@ class LightningDeepSpeed(LightningFabric):
     name: ClassVar[str] = "lightning_deepspeed_stage_2"
     raw: ClassVar[DeepSpeed] = DeepSpeed(stage=2)
     casting: ClassVar[Casting] = "engine-cast"
+    resizes: ClassVar[bool] = False
     casts_inputs: ClassVar[bool] = False
     differs: ClassVar[tuple[str, ...]] = (STEPS_THE_ENGINE,)
 

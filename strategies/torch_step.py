@@ -132,20 +132,25 @@ class TorchStep(TrainStep):
             for name, parameter in self._whole_parameters():
                 yield name, parameter.detach().to("cpu", torch.float32, copy=True)
 
+    @property
+    def _wrapper(self) -> nn.Module:
+        """The module as torch wraps it, from which torch tells the names of the unwrapped one."""
+        return self.module
+
     def _updated(self) -> list[Tensor]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def save(self, folder: Path) -> None:
-        save_state(folder, self.module, self.optimizer, self._scaler)
+        save_state(folder, self._wrapper, self.optimizer, self._scaler)
         if self._average:
             with self._average.in_place_of_parameters():
-                save_parameters(folder / AVERAGES, self.module)
+                save_parameters(folder / AVERAGES, self._wrapper)
 
     def load(self, folder: Path) -> None:
         if self._average:
-            load_parameters(folder / AVERAGES, self.module)
+            load_parameters(folder / AVERAGES, self._wrapper)
             self._average.restart()
-        load_state(folder, self.module, self.optimizer, self._scaler)
+        load_state(folder, self._wrapper, self.optimizer, self._scaler)
 
     def observed_precision(self) -> Mapping[str, str]:
         return {}

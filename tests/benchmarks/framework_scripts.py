@@ -65,6 +65,7 @@ def by_trainer(spec: RunSpec, recorded: dict[str, Any]) -> None:
     """Lightning's Trainer, timed by the callback."""
     from lightning.pytorch import LightningModule, Trainer
     from lightning.pytorch.strategies import DDPStrategy
+
     from scalebench.integrations.lightning import lightning_callback
 
     class Module(LightningModule):

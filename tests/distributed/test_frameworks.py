@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +27,8 @@ from tests.distributed.ranks import RankError, run_ranks
 from tests.distributed.test_contract import MATCHED_BF16, TOY, seen
 from tests.distributed.test_contract import spec as toy_spec
 from tests.distributed.test_parity import assert_passed, checked, spec
-from tests.distributed.training import CPU, toy_config
+from tests.distributed.test_saved_state import SAVED_AFTER, Going, train_on
+from tests.distributed.training import CPU, same_bits, toy_config
 
 pytestmark = pytest.mark.distributed
 
@@ -126,15 +128,18 @@ class Found:
         reports, contracts: parity and contract by strategy and precision.
         left: what its strategies left changed in the process.
         fp16: what the contract finds where the refusal of fp16 on a CPU is passed by.
+        straight, resumed: by strategy, a training at one go, and one that took up its state in the middle of it.
     """
 
     reports: dict[tuple[str, str], Report]
     contracts: dict[tuple[str, str], Contract]
     left: list[str]
     fp16: dict[str, list[str]]
+    straight: dict[str, Going]
+    resumed: dict[str, Going]
 
 
-def look_at(package: str) -> Found:
+def look_at(package: str, folder: Path) -> Found:
     """All in one launch: importing Lightning takes longer than all else."""
     before = process_state()
     cells = [(name, precision) for name in ON_CPU[package] for precision in ("fp32", "bf16")]
@@ -146,9 +151,18 @@ def look_at(package: str) -> Found:
             if "deepspeed" not in name or importlib.util.find_spec("deepspeed"):
                 own = made[name]() if name in made else None
                 reports[name, precision] = checked(spec(name, 2, precision=precision, ema_decay=DECAY), own)
+    straight = {name: train_on(name, folder / name, 0) for name in ON_CPU[package]}
+    resumed = {name: train_on(name, folder / name, SAVED_AFTER) for name in ON_CPU[package]}
     after = process_state()
     left = [what for what in before if before[what] != after[what]] + singletons()
-    return Found(reports=reports, contracts=contracts, left=left, fp16=fp16_instead(package))
+    return Found(
+        reports=reports,
+        contracts=contracts,
+        left=left,
+        fp16=fp16_instead(package),
+        straight=straight,
+        resumed=resumed,
+    )
 
 
 def fp16_instead(package: str) -> dict[str, list[str]]:
@@ -157,10 +171,10 @@ def fp16_instead(package: str) -> dict[str, list[str]]:
 
 
 @pytest.fixture(scope="module", params=sorted(ON_CPU))
-def found(request: pytest.FixtureRequest) -> list[Found]:
+def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     if importlib.util.find_spec(request.param) is None:
         pytest.skip(f"{request.param} is not installed")
-    return run_ranks(look_at, 2, request.param, timeout=180.0)
+    return run_ranks(look_at, 2, request.param, tmp_path_factory.mktemp("saved"), timeout=180.0)
 
 
 def test_frameworks_train_as_single_does(found: list[Found]) -> None:
@@ -168,6 +182,14 @@ def test_frameworks_train_as_single_does(found: list[Found]) -> None:
         assert_passed(report, spec(name, 2, precision=precision))
         assert report.parity is not None
         assert report.parity.average.keys() == {"sgd", "adamw"}
+
+
+def test_a_training_goes_on_from_its_saved_state_to_the_bit(found: list[Found]) -> None:
+    for rank in found:
+        for name, straight in rank.straight.items():
+            assert rank.resumed[name].losses == straight.losses[SAVED_AFTER:]
+            assert same_bits(rank.resumed[name].parameters, straight.parameters)
+            assert same_bits(rank.resumed[name].averages, straight.averages)
 
 
 def test_frameworks_leave_nothing_behind(found: list[Found]) -> None:

@@ -37,7 +37,9 @@ def train_on(name: str, folder: Path, first: int, changes: dict[str, object] | N
         if index == SAVED_AFTER and not first:
             step.save(folder)
         losses.append(step(toy.share(index, rank(), config.accumulation)).item())
-    return Going(losses=losses, parameters=dict(step.full_parameters()), averages=dict(step.full_parameters(ema=True)))
+    going = Going(losses=losses, parameters=dict(step.full_parameters()), averages=dict(step.full_parameters(ema=True)))
+    step.close()
+    return going
 
 
 SEVERAL = ["ddp", "fsdp", "fsdp1", *(f"deepspeed_stage_{stage}" for stage in range(4))]
