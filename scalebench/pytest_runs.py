@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import scalebench
 from scalebench.analysis.cells import Cell, cells
 from scalebench.analysis.memory import peak
 from scalebench.analysis.scaling import against_single
@@ -22,15 +23,17 @@ from scalebench.analysis.verdicts.matching import spec_key
 from scalebench.analysis.verdicts.metrics import NAMES
 from scalebench.cli.asking import Asked
 from scalebench.cli.compare import SPEEDS, namer
+from scalebench.cli.live import LOOKS, Measuring, Question, read_checkout
 from scalebench.cli.run import cells_of
 from scalebench.errors import UserError, unknown_name
 from scalebench.harness.runner import Session, check_data, session_name
+from scalebench.harness.turns import Place
 from scalebench.machine import detect
 from scalebench.matrix import DEFAULT_REPEATS
 from scalebench.matrix.request import read_share
 from scalebench.records.record import Record
 from scalebench.records.revision import load_side
-from scalebench.reporting.verdicts import headline
+from scalebench.reporting.verdicts import Name, headline
 from scalebench.spec import PlannedRun, RunSpec
 from scalebench.stats.intervals import Estimate
 
@@ -128,28 +131,48 @@ class Measurer:
 
     def _measure(self, repeats: int, baseline: bool, asked: Mapping[str, Any]) -> Measured:
         __tracebackhide__ = True
-        rule = self._rule()
-        specs = specs_of(asked, baseline)
-        records = self._records(specs, repeats if self.benchmark.enabled else 1)
-        bad = next((record for record in records if record.status != "ok"), None)
-        if bad:
-            pytest.fail(f"{namer(specs)(bad.spec)}: {bad.status}: {bad.reason}", pytrace=False)
-        found = cells(records)
-        cell = next(one for one in found if one.spec == specs[-1])
-        measured = Measured(cell=cell, others=[one for one in found if one is not cell])
+        rule, specs = self._rule(), specs_of(asked, baseline)
+        against = self.config.getoption("--scalebench-against") if self.benchmark.enabled else None
+        name = namer(specs)
+        measured = self._in_turn(specs[-1], against, rule) if against else self._alone(specs, repeats, name)
         if not measured.step_seconds:
-            pytest.fail(f"{namer(specs)(cell.spec)}: no speed was measured, though it ended ok", pytrace=False)
+            pytest.fail(f"{name(specs[-1])}: no speed was measured, though it ended ok", pytrace=False)
         self._replay(measured)
-        return self._held(measured, rule)
+        measured = measured if against else self._held(measured, rule)
+        self._judge(measured.verdicts, name)
+        return measured
 
-    def _records(self, specs: Sequence[RunSpec], repeats: int) -> list[Record]:
+    def _alone(self, specs: Sequence[RunSpec], repeats: int, name: Name) -> Measured:
         """Fresh processes, in blocks of one per spec."""
-        runs = [self._next_run(spec) for _ in range(repeats) for spec in specs]
-        results = Path(self.config.getoption("--scalebench-results"))
-        session = Session(results, runs, detect(runs[0].spec.device), name=SESSION)
+        __tracebackhide__ = True
+        runs = [self._next_run(spec) for _ in range(repeats if self.benchmark.enabled else 1) for spec in specs]
+        session = Session(self._results, runs, detect(runs[0].spec.device), name=SESSION)
         session.prepare()
         check_data(runs)
-        return [session.perform(order, run, lambda phase: None)[0] for order, run in enumerate(runs)]
+        records = [session.perform(order, run, lambda phase: None)[0] for order, run in enumerate(runs)]
+        bad = next((record for record in records if record.status != "ok"), None)
+        if bad:
+            pytest.fail(f"{name(bad.spec)}: {bad.status}: {bad.reason}", pytrace=False)
+        found = cells(records)
+        cell = next(one for one in found if one.spec == specs[-1])
+        return Measured(cell=cell, others=[one for one in found if one is not cell])
+
+    def _in_turn(self, spec: RunSpec, checkout: str, rule: Rule) -> Measured:
+        """This source tree and another, in pairs, until it is known which is slower or that neither is."""
+        __tracebackhide__ = True
+        here = Place(checkout=Path(scalebench.__file__).parents[1])
+        question = Question(cells=[(spec, spec)], places=(Place(checkout=read_checkout(checkout)), here), parity=False)
+        made = self._next_run(spec).repeat
+        folder = self._results / f"against-{SESSION}" / f"{spec.cell_id}-{made}"
+        (match,), rule = Measuring(question, folder, rule, LOOKS).carry_out()
+        verdicts = decide([match], rule)
+        if match.new is None or not match.new.measured:
+            pytest.fail(headline(verdicts, namer([spec])), pytrace=False)
+        return Measured(cell=match.new, verdicts=verdicts)
+
+    @property
+    def _results(self) -> Path:
+        return Path(self.config.getoption("--scalebench-results"))
 
     def _next_run(self, spec: RunSpec) -> PlannedRun:
         repeat = self.repeats_made.get(spec.cell_id, 0)
@@ -163,7 +186,7 @@ class Measurer:
         self.benchmark.pedantic(lambda: None, rounds=len(measured.step_seconds))
 
     def _held(self, measured: Measured, rule: Rule) -> Measured:
-        """`measured` with its verdicts. Fails the test for a regression, or where data cannot show what is asked."""
+        """`measured` with its verdicts against the records of the command line; fails the test where there are none."""
         __tracebackhide__ = True
         given = self.config.getoption("--scalebench-baseline")
         if given is None or not self.benchmark.enabled:
@@ -174,10 +197,10 @@ class Measurer:
             pytest.fail(f"{name(spec)} is not in the baseline '{given}': nothing to hold it against. "
                         "Run the test without --scalebench-baseline, and keep its records.", pytrace=False)  # fmt: skip
         verdicts = decide(match(base, measured.cell.records), rule)
-        self._judge(verdicts, name)
         return Measured(cell=measured.cell, others=measured.others, verdicts=verdicts)
 
-    def _judge(self, verdicts: Sequence[Verdict], name: Any) -> None:
+    def _judge(self, verdicts: Sequence[Verdict], name: Name) -> None:
+        """Fail the test for a regression, or where the data cannot show the effects that its mark names."""
         __tracebackhide__ = True
         if any(verdict.worse for verdict in verdicts):
             pytest.fail(headline(verdicts, name), pytrace=False)

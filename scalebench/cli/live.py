@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalebench.cli.asking import read_asked
 from scalebench.cli.run import WAITING, cells_of, search_asked, tell
+from scalebench.cli.wording import count
 from scalebench.errors import UserError
 from scalebench.harness.turns import SIDES, Place, SideProcess, both, make_pair
 from scalebench.machine import detect
@@ -68,7 +69,7 @@ def compare_live(base: str, new: str, rule: Rule, options: Mapping[str, Any]) ->
     results = Path(options["results"] or default_results())
     with reserved(results, waiting=lambda: tell([WAITING])):
         remember(question, results)
-        tell([f"{len(question.cells)} cell{'s' if len(question.cells) > 1 else ''}, up to {looks[-1]} pairs; "
+        tell([f"{count(len(question.cells), 'cell')}, up to {looks[-1]} pairs; "
               f"records go to {results}, where --results {results} goes on if this is stopped."])  # fmt: skip
         return Measuring(question, results, rule, looks).carry_out()
 
@@ -250,9 +251,8 @@ def pair_line(specs: Specs, state: State, made: Sequence[Record], look: int) -> 
     from scalebench.reporting.text import milliseconds
 
     a, b = specs
-    name = (
-        f"{a.strategy}{'' if a.strategy == b.strategy else f' and {b.strategy}'}, {a.world_size} ranks, {a.precision}"
-    )
+    both = a.strategy if a.strategy == b.strategy else f"{a.strategy} and {b.strategy}"
+    name = f"{both}, {count(a.world_size, 'rank')}, {a.precision}"
     times = [mean_step(record) for record in made]
     told = [
         record.status if time is None else f"{milliseconds(time)} ms" for record, time in zip(made, times, strict=True)

@@ -234,6 +234,13 @@ def test_a_silent_change_of_precision_is_a_regression_by_name() -> None:
     assert found["cell"].reason == "gradient_reduce float32 -> float16"
 
 
+def test_what_nobody_looked_at_is_no_change_and_is_told() -> None:
+    base, new = pairs(1.0, 0.001, 10)
+    found = step(base, [record.model_copy(update={"contract": None}) for record in new])
+    assert found.outcome == "same"
+    assert found.match.notes == ["what ran was not observed on both sides, so that its precision may have changed"]
+
+
 def test_a_cell_that_no_longer_runs_is_a_regression() -> None:
     found = outcomes(side([0.01, 0.011]), side([0.01], "s2", status="oom", reason="full"))
     assert (found["cell"].worse, found["cell"].reason) == (True, "oom: full")

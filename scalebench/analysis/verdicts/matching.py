@@ -80,6 +80,8 @@ def _matched(base: Sequence[Record], new: Sequence[Record], asked: bool = False)
     if base_cell is not None and new_cell is not None:
         refused, broken = judged(base_cell, new_cell, asked)
         notes += _told(base_cell.records[-1], new_cell.records[-1])
+        if None in (observed(base_cell), observed(new_cell)):
+            notes.append("what ran was not observed on both sides, so that its precision may have changed")
     return Match(
         spec=(list(new) or list(base))[-1].spec,
         base=base_cell,
@@ -116,7 +118,7 @@ def judged(base: Cell, new: Cell, asked: bool) -> tuple[str | None, str | None]:
     one, other = base.measured[-1], new.measured[-1]
     reasons = list(_differences(one, other, asked))
     same_work = spec_key(base.spec) == spec_key(new.spec)
-    contract = contract_changes(one.contract, other.contract) if same_work else []
+    contract = contract_changes(observed(base), observed(new)) if same_work else []
     refused = [*reasons, *contract]
     return "; ".join(refused) or None, "; ".join(contract) if contract and not reasons else None
 
@@ -158,10 +160,15 @@ def gpus_of(record: Record) -> str | None:
     return " and ".join(f"{names.count(name)} × {name}" for name in sorted(set(names)))
 
 
+def observed(cell: Cell) -> Contract | None:
+    """What ran the last time somebody looked; None where nobody did (--no-diagnostics)."""
+    return next((record.contract for record in reversed(cell.measured) if record.contract), None)
+
+
 def contract_changes(base: Contract | None, new: Contract | None) -> list[str]:
-    """What was observed to run otherwise than before, field by field."""
+    """What was observed to run otherwise than before, field by field; nothing where nobody looked."""
     if base is None or new is None:
-        return [] if base is new else [changed("contract", base and "observed", new and "observed")]
+        return []
     before, after = (contract.model_dump(exclude=NOT_OF_THE_CONTRACT) for contract in (base, new))
     return [changed(name, before[name], after[name]) for name in before if before[name] != after[name]]
 
