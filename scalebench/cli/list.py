@@ -13,7 +13,7 @@ from scalebench.strategies.config import PRECISION_ALIASES
 from scalebench.strategies.precision_table import OF_FRAMEWORKS, PRECISION_TABLE
 
 STRATEGY_HEADS = ("strategy", "what it is", "Lightning", "Accelerate", "raw API")
-WORKLOAD_HEADS = ("workload", "size", "parameters", "default micro-batch", "options")
+WORKLOAD_HEADS = ("workload", "size", "parameters", "default micro-batch", "data", "options")
 PRECISION_HEADS = (
     *("precision", "strategies", "casting", "parameters", "master", "compute", "gradient reduction"),
     *("optimizer state", "loss scaling", "note", "aliases"),
@@ -42,7 +42,7 @@ gradients of mixed precision in 16 bit, and DeepSpeed does as it ships. What a r
 
 ## Workloads
 
-Options are set by `--set workload.NAME=VALUE`.
+Options are set by `--set workload.NAME=VALUE`; what data are is in [data](data.md).
 
 {workloads}
 """
@@ -76,10 +76,11 @@ def strategy_rows() -> Iterator[list[str]]:
 
 
 def workload_rows() -> Iterator[list[str]]:
-    """A row per workload and size, with the options of `--set workload.NAME=VALUE`."""
+    """A row per workload and size, with the kinds of data it reads and the options of `--set workload.NAME=VALUE`."""
     for row in workloads.describe():
         options = ", ".join(f"{name}={value}" for name, value in row.options.items())
-        yield [row.workload, row.size, f"{row.parameters:,}", str(row.default_micro_batch), options]
+        reads = ", ".join(workloads.reads(row.workload))
+        yield [row.workload, row.size, f"{row.parameters:,}", str(row.default_micro_batch), reads, options]
 
 
 def precision_rows() -> Iterator[list[str]]:
