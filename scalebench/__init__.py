@@ -11,15 +11,17 @@ if TYPE_CHECKING:
     from scalebench.integrations.lightning import lightning_callback
     from scalebench.integrations.recorder import Recorder
     from scalebench.integrations.transformers import transformers_callback
+    from scalebench.training.weights import load_checkpoint
 
 __version__ = "0.1.0"
-__all__ = ["Model", "Recorder", "lightning_callback", "load", "transformers_callback"]
+__all__ = ["Model", "Recorder", "lightning_callback", "load", "load_checkpoint", "transformers_callback"]
 
 _HOMES = {
     "Model": "adapters.model",
     "Recorder": "integrations.recorder",
     "lightning_callback": "integrations.lightning",
     "load": "analysis.frame",
+    "load_checkpoint": "training.weights",
     "transformers_callback": "integrations.transformers",
 }
 

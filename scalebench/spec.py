@@ -12,6 +12,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from scalebench.recipe import Training
 from scalebench.remembered import remembered
 from scalebench.strategies.config import GradSync, OptimizerConfig, Precision, Profile, TrainConfig
 
@@ -171,15 +172,17 @@ class PlannedRun(BaseModel):
     Attributes:
         trial: what a run of kind `trial` is made for.
         loader_rates: measure the loader alone with several numbers of workers even where steps do not wait for it.
+        training: how a run of kind `train` trains.
     """
 
     model_config = ConfigDict(frozen=True)
 
     spec: RunSpec
     repeat: int = Field(default=0, ge=0)
-    kind: Literal["run", "parity", "trial"] = "run"
+    kind: Literal["run", "parity", "trial", "train"] = "run"
     trial: Trial | None = None
     loader_rates: bool = False
+    training: Training | None = None
 
     @property
     def key(self) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from scalebench.errors import EXIT_BROKEN_PIPE, EXIT_BUG, EXIT_INTERRUPTED, EXIT
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("scalebench.cli.run:run", "Measure strategies on this machine and record every run."),
     "probe": ("scalebench.cli.probe:probe", "Measure what this machine can do: compute, memory, collectives."),
+    "train": ("scalebench.cli.train:train", "Train a model to a result under a strategy."),
     "parity": ("scalebench.cli.run:parity", "Check that strategies train the same model as plain PyTorch."),
     "data": ("scalebench.cli.data:data", "Split images for training, or make some for trials."),
     "list": ("scalebench.cli.list:list_", "List strategies, workloads or precisions."),

@@ -35,26 +35,35 @@ def loader(
     seed: int = 0,
     device: torch.device,
     num_workers: int = 0,
+    first_step: int | None = None,
+    steps_per_epoch: int | None = None,
 ) -> Iterator[list[Batch]]:
     """Endless: each item is the list of this rank's `accumulation` micro-batches of one optimizer step, on `device`.
 
-    Epochs follow each other, each with its own permutation (see GlobalBatchSampler). With `num_workers`, as many
+    Epochs follow each other, each with its own permutation (see GlobalBatchSampler), of at most `steps_per_epoch`
+    steps; the steps before `first_step` are taken to be over. With `num_workers`, as many
     processes of torch's DataLoader fetch samples ahead of time. On CUDA they are copied from pinned memory on a stream
     of their own, one fetch, and so at least one step, ahead. Raises UserError, at once and not at the first item, when
     the data is smaller than one global batch; later, when the source does.
     """
     sampler = GlobalBatchSampler(
-        len(source), micro_batch=micro_batch, accumulation=accumulation, rank=rank, world_size=world_size, seed=seed
+        len(source),
+        micro_batch=micro_batch,
+        accumulation=accumulation,
+        rank=rank,
+        world_size=world_size,
+        seed=seed,
+        most_steps=steps_per_epoch,
     )
-    fetches = fetched(source, _grouped(sampler, steps_per_fetch(source, sampler.per_rank)), num_workers)
+    steps = _drawn(sampler, first_step or 0)
+    fetches = fetched(source, _grouped(steps, steps_per_fetch(source, sampler.per_rank)), num_workers)
     if device.type == "cuda":
         fetches = _prefetched(fetches, device)
     return _steps(fetches, micro_batch, accumulation)
 
 
-def _grouped(sampler: GlobalBatchSampler, steps_at_once: int) -> Iterator[Tensor]:
-    """The draws of as many whole steps as make one fetch, epoch after epoch."""
-    steps = itertools.chain.from_iterable(_epochs(sampler))
+def _grouped(steps: Iterator[Tensor], steps_at_once: int) -> Iterator[Tensor]:
+    """The draws of as many whole steps as make one fetch."""
     while True:
         yield torch.cat(list(itertools.islice(steps, steps_at_once)))
 
@@ -67,10 +76,12 @@ def steps_per_fetch(source: SampleSource, samples: int) -> int:
     return max(1, FETCHED_SAMPLES // samples) if isinstance(source, TokenSamples | TensorSamples) else 1
 
 
-def _epochs(sampler: GlobalBatchSampler) -> Iterator[GlobalBatchSampler]:
-    for epoch in itertools.count():
-        sampler.set_epoch(epoch)
-        yield sampler
+def _drawn(sampler: GlobalBatchSampler, first_step: int) -> Iterator[Tensor]:
+    """The draws of each step from `first_step` on, epoch after epoch."""
+    epoch, gone = divmod(first_step, len(sampler))
+    for number in itertools.count(epoch):
+        sampler.set_epoch(number)
+        yield from itertools.islice(sampler, gone if number == epoch else 0, None)
 
 
 def fetched(source: SampleSource, indices: Iterable[Tensor], num_workers: int) -> Iterator[Mapping[str, Tensor]]:

@@ -20,7 +20,8 @@ class GlobalBatchSampler:
     A step takes the next micro_batch · accumulation · world_size samples of the epoch's permutation, cut into
     micro-batches numbered g = 0, 1, ...; micro-batch g belongs to rank g // accumulation. So the samples of a step, and
     of its micro-batch g, do not depend on how many ranks share them: one rank with accumulation · world_size
-    micro-batches sees the very same ones in the same order. What does not fill a last step is left out of the epoch.
+    micro-batches sees the very same ones in the same order. What does not fill a last step is left out of the epoch,
+    and so is what exceeds `most_steps`.
 
     Raises UserError when there are too few samples for one step.
     """
@@ -34,6 +35,7 @@ class GlobalBatchSampler:
         rank: int = 0,
         world_size: int = 1,
         seed: int = 0,
+        most_steps: int | None = None,
     ) -> None:
         self.samples = samples
         self.per_rank = micro_batch * accumulation
@@ -41,6 +43,7 @@ class GlobalBatchSampler:
         self.offset = self.per_rank * rank
         self.seed = seed
         self.epoch = 0
+        self.most_steps = most_steps
         if samples < self.per_step:
             raise UserError(
                 f"the data holds {samples} samples, fewer than one global batch of {self.per_step} "
@@ -50,7 +53,8 @@ class GlobalBatchSampler:
 
     def __len__(self) -> int:
         """Steps in an epoch."""
-        return self.samples // self.per_step
+        whole = self.samples // self.per_step
+        return min(whole, self.most_steps or whole)
 
     def set_epoch(self, epoch: int) -> None:
         """Which permutation the next iteration takes."""

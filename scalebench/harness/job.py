@@ -13,6 +13,7 @@ from scalebench.records.device import SensorFacts
 from scalebench.records.memory import ShortageFacts
 from scalebench.records.record import Contract, ParityFacts, RankFacts, WindowFacts, WorkloadFacts
 from scalebench.records.theory import TheoryFacts
+from scalebench.records.training import TrainingFacts
 from scalebench.spec import PlannedRun, ProbeSpec
 
 
@@ -58,6 +59,7 @@ class Report:
     theory: TheoryFacts | None = None
     unmatched: list[str] = field(default_factory=list)
     parity: ParityFacts | None = None
+    training: TrainingFacts | None = None
     contradictions: list[str] = field(default_factory=list)
 
     def with_sensors(self, sensors: Sequence[SensorFacts]) -> Report:

@@ -18,8 +18,10 @@ from scalebench.strategies.base import Batch, TrainStep
 from scalebench.workloads.base import SampleSource, Workload
 
 
-def loader_of(source: SampleSource, spec: RunSpec, place: Place, num_workers: int) -> Iterator[list[Batch]]:
-    """This rank's endless steps of batches."""
+def loader_of(
+    source: SampleSource, spec: RunSpec, place: Place, num_workers: int, **position: int | None
+) -> Iterator[list[Batch]]:
+    """This rank's endless steps of batches; `position` as `data.loader` has it."""
     return data.loader(
         source,
         micro_batch=spec.micro_batch,
@@ -29,6 +31,7 @@ def loader_of(source: SampleSource, spec: RunSpec, place: Place, num_workers: in
         seed=spec.seed,
         device=place.device,
         num_workers=num_workers,
+        **position,
     )
 
 

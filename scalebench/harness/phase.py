@@ -11,7 +11,10 @@ from ctypes import c_longlong
 from multiprocessing.sharedctypes import RawArray
 from typing import TypeVar
 
-PHASES = ("starting", "joining", "preparing", "warm-up", "measuring", "diagnostics", "comparing")
+PHASES = (
+    "starting", "joining", "preparing", "loading", "warm-up", "measuring", "validating", "saving", "diagnostics",
+    "comparing",
+)  # fmt: skip
 
 Batches = TypeVar("Batches")
 
@@ -46,6 +49,10 @@ class Phase:
     def enter(self, name: str) -> None:
         if self._pulse:
             self._pulse.enter(self._rank, name)
+
+    def beat(self) -> None:
+        if self._pulse:
+            self._pulse.beat(self._rank)
 
     def beating(self, batches: Iterable[Batches]) -> Iterator[Batches]:
         """`batches`, with a beat before each."""

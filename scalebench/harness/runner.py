@@ -12,6 +12,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from scalebench import adapters, strategies, workloads
 from scalebench.errors import UserError
 from scalebench.harness import entry
 from scalebench.harness.fit import implied_outcome
-from scalebench.harness.job import Job, Orders
+from scalebench.harness.job import Job, Orders, Report
 from scalebench.harness.launcher import IMPORT_ENVIRONMENT, SERVER_SECONDS, Launcher, LaunchError, StartMethod
 from scalebench.harness.lifeline import private_folder
 from scalebench.harness.outcome import Outcome, failure_outcome, success_outcome
@@ -130,6 +131,18 @@ def session_name() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
 
 
+def plain_job(run: PlannedRun) -> Job:
+    return Job(run=run)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begin:
+    """What each rank of a session is told to run (importable), and with what, but for what the launcher adds."""
+
+    main: Callable[[Job], Report] = entry.main
+    job: Callable[[PlannedRun], Job] = plain_job
+
+
 class Session:
     """A row of runs measured together: one folder of records, one environment, one fork server."""
 
@@ -141,8 +154,10 @@ class Session:
         start_method: StartMethod = "forkserver",
         did_not_fit: Iterable[RunSpec] | None = None,
         name: str | None = None,
+        begin: Begin | None = None,
     ) -> None:
         self.name = name or session_name()
+        self._begin = begin or Begin()
         self.folder = results / self.name
         require_writable(results)
         device = runs[0].spec.device
@@ -204,8 +219,8 @@ class Session:
         try:
             with sampler:
                 reports = self._launcher.launch(
-                    entry.main,
-                    Job(run=run),
+                    self._begin.main,
+                    self._begin.job(run),
                     run.spec.world_size,
                     folder,
                     patience=run.spec.timeout_seconds,
@@ -230,6 +245,7 @@ class Session:
         return Record(
             kind=run.kind,
             trial=run.trial,
+            recipe=run.training.recipe if run.training else None,
             spec=spec,
             session=self.name,
             repeat=run.repeat,
@@ -251,6 +267,7 @@ class Session:
             theory=first.theory if first else None,
             ranks=[report.facts for report in outcome.reports if report.facts],
             parity=first.parity if first else None,
+            training=first.training if first else None,
             environment=self._environment,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -97,7 +97,14 @@ def chunks_of(step: TrainStep, batches: Iterator[Sequence[Batch]], device: torch
     return run
 
 
-def run_row(run: RunChunk, pacing: Pacing, meters: Meters) -> Row:
+class Paces(Protocol):
+    """Who says which steps are next; between two chunks it may do what it likes."""
+
+    def begin(self) -> Chunk | Stopped: ...
+    def go_on(self, ran: Timeline) -> Chunk | Stopped: ...
+
+
+def run_row(run: RunChunk, pacing: Paces, meters: Meters) -> Row:
     """Let `run` make as many steps as `pacing` asks for, a chunk at a time, the meters beside those of the window."""
     chunks, first = list[Timeline](), 0
     chunk = pacing.begin()

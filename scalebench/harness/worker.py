@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -38,8 +39,11 @@ def main(job: Job) -> Report:
     return work(job)[0]
 
 
-def work(job: Job, *, gather: bool = False) -> list[Report]:
-    """Do this rank's part of `job`. Returns its report; with `gather`, on rank 0 every rank's, elsewhere nothing."""
+def work(job: Job, *, gather: bool = False, perform: Perform | None = None) -> list[Report]:
+    """Do this rank's part of `job`, its run unless another way to `perform` is given, in its place among the ranks.
+
+    Returns its report; with `gather`, on rank 0 every rank's, elsewhere nothing.
+    """
     started_ns = time.monotonic_ns()
     spec = job.run.spec
     place = take_place(spec)
@@ -53,14 +57,19 @@ def work(job: Job, *, gather: bool = False) -> list[Report]:
     stages.end("process")
     with process_group(spec, place, job.folder, needed=strategy.needs_process_group):
         stages.end("process_group")
-        if job.run.kind == "parity":
-            phase.enter("comparing")
-            report = parity.check(spec, strategy, place, phase)
-        else:
-            with own_sampler(job, place) as sampler:
-                report = measure(spec, strategy, place, phase, stages)
-            report = with_loader_rates(report.with_sensors(sampler.facts()), job.run, place)
+        report = (perform or run_or_compare)(job, strategy, place, phase, stages)
         return gathered(report, place) if gather else [report]
+
+
+def run_or_compare(job: Job, strategy: Strategy, place: Place, phase: Phase, stages: Stages) -> Report:
+    """The run or the parity check that was planned."""
+    spec = job.run.spec
+    if job.run.kind == "parity":
+        phase.enter("comparing")
+        return parity.check(spec, strategy, place, phase)
+    with own_sampler(job, place) as sampler:
+        report = measure(spec, strategy, place, phase, stages)
+    return with_loader_rates(report.with_sensors(sampler.facts()), job.run, place)
 
 
 def own_sampler(job: Job, place: Place) -> Sampler:
@@ -169,6 +178,10 @@ def rank_facts(place: Place, row: Row, meters: Meters, memory: MemoryFacts, skip
 def device_uuid(device: torch.device) -> str | None:
     """The GPU's UUID as torch gives it; None on a CPU."""
     return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
+
+
+Perform = Callable[[Job, Strategy, Place, Phase, Stages], Report]
+"""What a rank does once it has its place and its process group."""
 
 
 def workload_facts(workload: Workload, source: SampleSource) -> WorkloadFacts:

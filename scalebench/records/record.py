@@ -18,6 +18,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from scalebench.recipe import Recipe
 from scalebench.records.batch_effect import BatchEffect
 from scalebench.records.communication import CommunicationFacts
 from scalebench.records.device import NetworkFacts, SensorFacts
@@ -26,6 +27,7 @@ from scalebench.records.loading import LoaderRate
 from scalebench.records.memory import MemoryFacts, ShortageFacts
 from scalebench.records.phases import PhaseFacts
 from scalebench.records.theory import TheoryFacts
+from scalebench.records.training import TrainingFacts
 from scalebench.spec import RunSpec, Trial
 
 SCHEMA = 1
@@ -238,7 +240,8 @@ class ErrorFacts(Facts):
 
 
 class Record(Facts):
-    """One run (`kind` run), one parity check (`kind` parity) or one run of a search (`kind` trial) of a spec.
+    """One run (`kind` run), one parity check (`kind` parity), one run of a search (`kind` trial) or one training, or
+    resumed part of one, by a recipe (`kind` train), of a spec.
 
     Identity is spec + session + repeat. `order` is the place in the session's randomised blocks. `comparable` is
     False, with `not_comparable_because`, for debug runs and the like.
@@ -246,8 +249,9 @@ class Record(Facts):
 
     record_schema: Literal[1] = 1
     method: int = METHOD
-    kind: Literal["run", "parity", "trial"] = "run"
+    kind: Literal["run", "parity", "trial", "train"] = "run"
     trial: Trial | None = None
+    recipe: Recipe | None = None
     spec: RunSpec
     session: str
     repeat: int = Field(ge=0)
@@ -269,6 +273,7 @@ class Record(Facts):
     theory: TheoryFacts | None = None
     ranks: list[RankFacts] = Field(default_factory=list)
     parity: ParityFacts | None = None
+    training: TrainingFacts | None = None
     environment: dict[str, object] = Field(default_factory=dict)
 
     @property

@@ -61,8 +61,11 @@ def write_record(record: Record | Probe, folder: Path) -> Path:
     return path
 
 
-def require_writable(folder: Path) -> None:
-    """Raise UserError unless a record could be written into `folder` now: said before hours of measuring, not after."""
+def require_writable(folder: Path, what: str = "results folder", flag: str = "--results") -> None:
+    """Raise UserError unless something could be written into `folder` now: said before hours of work, not after.
+
+    `what` it is, and the `flag` that names it, are told.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".writing-", suffix=".tmp") as file:
@@ -72,8 +75,7 @@ def require_writable(folder: Path) -> None:
     except OSError as error:
         reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
         raise UserError(
-            f"the results folder '{folder}' cannot be written: {reason}. "
-            "Free or permit it, or choose another with --results DIR."
+            f"the {what} '{folder}' cannot be written: {reason}. Free or permit it, or choose another with {flag} DIR."
         ) from error
 
 

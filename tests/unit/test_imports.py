@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-GROUND = {"strategies", "stats", "theory", "errors", "remembered"}
+GROUND = {"recipe", "strategies", "stats", "theory", "errors", "remembered"}
 CORE = GROUND | {"adapters", "data", "workloads", "spec", "scheme", "machine"}
 FACTS = CORE | {"meters", "records", "compat"}
 ALLOWED: dict[str, set[str]] = {
@@ -18,6 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "stats": {"stats"},
     "theory": {"theory"},
     "errors": set(),
+    "recipe": set(),
     "remembered": set(),
     "spec": GROUND | {"spec"},
     "scheme": CORE,
@@ -30,11 +31,12 @@ ALLOWED: dict[str, set[str]] = {
     "meters": FACTS,
     "records": FACTS,
     "harness": FACTS | {"harness"},
+    "training": FACTS | {"harness", "training"},
     "integrations": FACTS | {"matrix", "harness", "integrations"},
     "search": FACTS | {"matrix", "harness", "analysis", "doctor", "search"},
-    "analysis": {"stats", "theory", "records", "spec", "errors", "remembered", "analysis"},
+    "analysis": {"stats", "theory", "records", "spec", "recipe", "errors", "remembered", "analysis"},
     "doctor": FACTS | {"analysis", "doctor"},
-    "reporting": {"stats", "theory", "records", "spec", "errors", "analysis", "reporting", "strategies"},
+    "reporting": {"stats", "theory", "records", "spec", "recipe", "errors", "analysis", "reporting", "strategies"},
 }
 FACE = {"cli", "terminal", "pytest_plugin", "pytest_runs", "__main__", "__init__"}
 """The face may import anything; nothing imports it."""

@@ -1,0 +1,298 @@
+"""`scalebench train`: one cell trained to a result, with checkpoints, validation and a record of it all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from scalebench import workloads
+from scalebench.cli.asking import Asked, read_assignments
+from scalebench.cli.flags import request_flags
+from scalebench.cli.run import DEFAULT_RESULTS, cells_of, is_worker
+from scalebench.cli.summary import cautions, exit_code, problems, where
+from scalebench.errors import UserError
+from scalebench.machine import Machine, detect
+from scalebench.matrix import Request
+from scalebench.recipe import Contents, Recipe, Rule, RuleBy, Schedule, Target, Training
+from scalebench.records.record import Record
+from scalebench.records.store import reserved
+from scalebench.spec import PlannedRun, RunSpec
+from scalebench.training.manifest import Manifest, found_checkpoint, read_manifest
+
+HELP = """Train a model to a result under a strategy; checkpoints, validation and a record.
+
+For example: scalebench train --strategy fsdp --gpus 2 --epochs 3 --lr 0.001 --schedule cosine
+"""
+SHARED = (
+    "strategy", "gpus", "precision", "tf32", "workload", "size", "data", "num_workers", "micro_batch", "accumulation",
+    "memory_limit", "compile", "activation_checkpointing", "clip_norm", "optimizer", "learning_rate", "ema_decay",
+    "profile", "grad_sync", "init_from", "device", "seed", "results", "timeout", "debug", "start_method",
+)  # fmt: skip
+"""Flags that `scalebench run` has too, here with one value each."""
+SHORT = {"clip_norm": "--clip", "learning_rate": "--lr"}
+LOWER = ("loss", "perplexity", "error", "fid")
+"""Metrics whose names end so are the better the lower they are."""
+
+
+def shared_flags() -> list[click.Option]:
+    """Those of `run` that a training takes, some with a shorter name beside."""
+    flags = [flag for flag in request_flags() if flag.name in SHARED]
+    for flag in flags:
+        if flag.name in SHORT:
+            flag.opts.append(SHORT[flag.name])
+    return flags
+
+
+def choice(literal: Any) -> click.Choice[str]:
+    return click.Choice(list(get_args(literal)))
+
+
+def own_flags() -> list[click.Option]:
+    """What only a training takes."""
+    least, above, whole = click.IntRange(min=1), click.FloatRange(min=0, min_open=True), click.IntRange(min=0)
+    described: list[tuple[str, Any, str]] = [
+        ("steps", least, "Optimizer steps in all. Default: one epoch."),
+        ("epochs", above, "Passes over the training data instead of steps."),
+        ("lr-rule", choice(Rule), "Scale the learning rate with the effective batch over --lr-base. Default: none."),
+        ("lr-rule-by", choice(RuleBy), "Scale it with the batch or with the number of GPUs. Default: batch."),
+        ("lr-base", least, "The batch, or number of GPUs, that --lr is meant for. Default: one micro-batch, or 1."),
+        ("schedule", choice(Schedule), "How the learning rate goes on after its warm-up. Default: constant."),
+        ("warmup-steps", whole, "Steps over which the learning rate rises from 0. Default: 0."),
+        ("val-data", str, "What to validate on, as --data names it. Default: a part of --data, held out."),
+        ("val-share", click.FloatRange(0, 1, min_open=True, max_open=True), "How much is held out. Default: 0.1."),
+        ("val-every", least, "Steps between validations. Default: an epoch."),
+        ("limit-train-batches", str, "Steps in an epoch at most: a number, or a share such as 0.1 or 10%."),
+        ("limit-val-batches", str, "Micro-batches in a validation at most, likewise."),
+        ("monitor", str, "The metric that tells the best checkpoint. Default: loss."),
+        ("target", str, "NAME=VALUE: end as soon as a validation reaches it, e.g. val_accuracy=0.97."),
+        ("patience", least, "End after so many validations without a better one. Default: never."),
+        (
+            "checkpoint-dir",
+            click.Path(),
+            "Where checkpoints go. Default: checkpoints/WORKLOAD-SIZE-STRATEGY-PRECISION.",
+        ),
+        ("checkpoint-contents", choice(Contents), "full can be resumed from, weights cannot. Default: full."),
+        ("save-every", least, "Steps between checkpoints. Default: one at the end."),
+        ("keep-best", whole, "Best checkpoints kept beside the last. Default: 1."),
+    ]
+    flags = [click.Option([f"--{name}"], type=kind, help=text) for name, kind, text in described]
+    resume = click.Option(["--resume"], is_flag=True, help="Go on from the last checkpoint, to the bit.")
+    start = click.Option(
+        ["--resume-from"], type=click.Path(), help="Go on from this checkpoint, or the last in a folder."
+    )
+    return [*flags, resume, start]
+
+
+def command(assignments: Sequence[str], json_lines: bool, **given: Any) -> int:
+    """Carry out `scalebench train`; returns its exit code."""
+    if is_worker(os.environ):
+        raise UserError("`scalebench train` starts its ranks itself. Leave torchrun out and give --gpus.")
+    flags = {name: value for name, value in given.items() if value is not None}
+    shared = {name: flags.pop(name) for name in SHARED if name in flags}
+    asked = Asked(flags=shared | ({"set": read_assignments(assignments)} if assignments else {}), table={})
+    request = asked.request()
+    machine = detect(request.device or "auto")
+    spec = cell(asked, request, machine)
+    folder = Path(flags.get("checkpoint_dir") or Path("checkpoints") / default_folder(spec))
+    resumed = resumed_checkpoint(flags, folder)
+    if resumed and not {"accumulation", "micro_batch"} & shared.keys():
+        spec = with_global_batch(spec, resumed[1].spec.global_batch)
+    return carry_out(request, spec, flags, folder, resumed, machine, json_lines)
+
+
+train = click.Command(
+    "train",
+    callback=command,
+    help=HELP,
+    params=[
+        *shared_flags(),
+        *own_flags(),
+        click.Option(
+            ["--set", "assignments"], multiple=True, metavar="strategy.X=V|workload.X=V",
+            help="Set an option of the strategy, or of the workload. May be repeated.",
+        ),
+        click.Option(["--json", "json_lines"], is_flag=True, help="Print the record as a line of JSON instead."),
+    ],
+)  # fmt: skip
+
+
+def carry_out(
+    request: Request,
+    spec: RunSpec,
+    flags: dict[str, Any],
+    folder: Path,
+    resumed: tuple[Path, Manifest] | None,
+    machine: Machine,
+    json_lines: bool,
+) -> int:
+    """Resolve the recipe, train, and tell."""
+    from scalebench.cli.training_progress import showing
+    from scalebench.training import session
+    from scalebench.training.board import Board
+
+    recipe, spec = resolved(spec, flags, session.lengths)
+    session.require_room(folder, str(resumed[0]) if resumed else None)
+    if resumed:
+        session.require_resumable(*resumed, spec)
+    training = Training(recipe=recipe, folder=str(folder), resume=str(resumed[0]) if resumed else None)
+    run = PlannedRun(spec=spec, kind="train", training=training)
+    tell([*plan_lines(spec, recipe, machine), *cautions([spec], machine)])
+    board, results = Board(), Path(request.results or DEFAULT_RESULTS)
+    with (
+        reserved(folder, lambda: tell(["another training writes there; waiting for its end."])),
+        showing(board, recipe, first=resumed[1].step if resumed else 0),
+    ):
+        method = request.start_method or "forkserver"
+        record, path = session.train(run, results=results, start_method=method, board=board)
+    for line in [record.model_dump_json()] if json_lines else result_lines(record, path):
+        click.echo(line)
+    tell(problems([(record, path)]))
+    return exit_code([record])
+
+
+def cell(asked: Asked, request: Request, machine: Machine) -> RunSpec:
+    """The one cell to train. Raises UserError when several are asked for."""
+    values = {"baseline": False, "steps": (1,), "warmup_steps": (1,), "repeats": 1}
+    if request.strategy is None:
+        raise UserError("--strategy is missing: name the one to train under, e.g. --strategy ddp.")
+    specs = cells_of(asked, request.model_copy(update=values), machine)
+    if len(specs) > 1:
+        raise UserError(f"{len(specs)} cells are asked for, and one is trained at a time. Give one value of each flag.")
+    return specs[0]
+
+
+def default_folder(spec: RunSpec) -> str:
+    """`gpt-tiny-fsdp-fp32`."""
+    return f"{spec.workload}-{spec.size}-{spec.strategy}-{spec.precision}".replace("/", "_")
+
+
+def resumed_checkpoint(flags: dict[str, Any], folder: Path) -> tuple[Path, Manifest] | None:
+    """The checkpoint to go on from, and what it says."""
+    start = flags.get("resume_from") or (folder if flags.get("resume") else None)
+    if start is None:
+        return None
+    checkpoint = found_checkpoint(Path(start))
+    return checkpoint, read_manifest(checkpoint)
+
+
+def with_global_batch(spec: RunSpec, global_batch: int) -> RunSpec:
+    """`spec` accumulating so that its effective batch is `global_batch`, if it can."""
+    accumulation, left = divmod(global_batch, spec.micro_batch * spec.world_size)
+    return spec if left or not accumulation else spec.model_copy(update={"accumulation": accumulation})
+
+
+def resolved(spec: RunSpec, flags: dict[str, Any], lengths: Any) -> tuple[Recipe, RunSpec]:
+    """The recipe, nothing in it left open, and the spec with the learning rate that it makes of what was asked."""
+    from scalebench.training.learning_rate import scaled
+
+    names = ("schedule", "warmup_steps", "val_data", "val_share", "monitor", "patience", "keep_best", "save_every")
+    said: dict[str, Any] = {name: flags[name] for name in names if name in flags}
+    said["monitor"] = flags.get("monitor", "loss").removeprefix("val_")
+    base_rate, by = spec.optimizer.learning_rate, flags.get("lr_rule_by", "batch")
+    size, usual = (spec.global_batch, spec.micro_batch) if by == "batch" else (spec.world_size, 1)
+    base = flags.get("lr_base", usual)
+    draft = Recipe(steps=1, steps_per_epoch=1, base_learning_rate=base_rate, val_every=1, **said)
+    per_epoch, val_batches = lengths(spec, draft)
+    per_epoch = limited(per_epoch, flags.get("limit_train_batches"), "limit_train_batches")
+    steps = flags.get("steps") or max(1, round(flags.get("epochs", 1) * per_epoch))
+    if "steps" in flags and "epochs" in flags:
+        raise UserError("--steps and --epochs both say how long. Leave one of them out.")
+    recipe = draft.model_copy(
+        update={
+            "steps": steps,
+            "steps_per_epoch": per_epoch,
+            "rule": flags.get("lr_rule", "none"),
+            "rule_by": by,
+            "base": base,
+            "higher": higher(draft.monitor),
+            "val_every": flags.get("val_every", per_epoch),
+            "val_batches": limited(val_batches, flags.get("limit_val_batches"), "limit_val_batches"),
+            "contents": flags.get("checkpoint_contents", "full"),
+            "target": target(flags.get("target")),
+        }
+    )
+    optimizer = spec.optimizer.__class__(
+        **{**vars(spec.optimizer), "learning_rate": scaled(base_rate, recipe.rule, size / base)}
+    )
+    return recipe, spec.model_copy(update={"optimizer": optimizer, "steps": steps})
+
+
+def limited(whole: int, asked: str | None, flag: str) -> int:
+    """`whole`, or as much of it as was asked: a number, or a share."""
+    if asked is None:
+        return whole
+    text = asked.strip()
+    try:
+        percentage = text.endswith("%")
+        value = float(text.removesuffix("%")) / (100 if percentage else 1)
+    except ValueError:
+        value = 0.0
+    share = percentage or "." in text
+    if not value > 0 or (share and value > 1) or (not share and value != int(value)):
+        raise UserError(f"--{flag.replace('_', '-')} {asked}: expected a number, or a share such as 0.1 or 10%.")
+    return max(1, round(whole * value)) if share else min(whole, int(value))
+
+
+def higher(metric: str) -> bool:
+    """Whether a metric is the better the higher it is, by its name."""
+    return not metric.endswith(LOWER)
+
+
+def target(asked: str | None) -> Target | None:
+    """`NAME=VALUE`, the name with `val_` or without."""
+    if asked is None:
+        return None
+    name, _, value = asked.partition("=")
+    try:
+        metric = name.strip().removeprefix("val_")
+        return Target(metric=metric, value=float(value), higher=higher(metric))
+    except ValueError:
+        raise UserError(f"--target {asked}: expected NAME=VALUE, e.g. val_accuracy=0.97.") from None
+
+
+def plan_lines(spec: RunSpec, recipe: Recipe, machine: Machine) -> list[str]:
+    """What is going to happen, every resolved number."""
+    rate = f"learning rate {spec.optimizer.learning_rate:g}"
+    if recipe.rule != "none":
+        what = "effective batch" if recipe.rule_by == "batch" else "number of GPUs"
+        rate += f" ({recipe.base_learning_rate:g}, {recipe.rule} with the {what} over {recipe.base})"
+    lines = [
+        f"train {spec.label} on {where(machine)}",
+        f"  effective batch: {spec.micro_batch} per micro-batch x {spec.world_size} ranks x {spec.accumulation} "
+        f"accumulated = {spec.global_batch} samples",
+        f"  {recipe.steps} steps, {recipe.steps_per_epoch} in an epoch; {rate}, {recipe.schedule}, "
+        f"{recipe.warmup_steps} steps of warm-up",
+        f"  validation every {recipe.val_every} steps, on {recipe.val_batches} micro-batches; best by {recipe.monitor}",
+    ]
+    usual = workloads.default_micro_batch(spec.workload, spec.size)
+    if recipe.rule != "none" and recipe.rule_by == "gpus" and spec.world_size > 1 and spec.global_batch <= usual:
+        lines.append(f"the learning rate follows the number of GPUs, but the effective batch is no more than {usual}.")
+    return lines
+
+
+def result_lines(record: Record, path: Path) -> list[str]:
+    """What came of it: the last validation, the best checkpoint, the record."""
+    facts = record.training
+    if facts is None:
+        return [f"Record: {path}"]
+    because = {"steps": "all steps are made", "target": "the target is reached", "patience": "it got no better"}
+    last = facts.evaluations[-1] if facts.evaluations else None
+    lines = []
+    if last:
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in last.metrics.items())
+        lines.append(
+            f"after {last.step} steps and {facts.elapsed_seconds:.1f} s, since {because[facts.ended]}: {figures}"
+        )
+    lines += [f"best checkpoint: {facts.best}"] if facts.best else []
+    lines += [f"last checkpoint: {facts.last}"] if facts.last else []
+    return [*lines, f"Record: {path}"]
+
+
+def tell(lines: Sequence[str]) -> None:
+    """Messages go to standard error."""
+    for line in lines:
+        click.echo(line, err=True)

@@ -1,0 +1,61 @@
+"""What a training went through: its validations, its checkpoints and why it ended."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from scalebench.records.facts import Facts
+
+Ended = Literal["steps", "target", "patience"]
+
+
+class Evaluation(Facts):
+    """One validation.
+
+    Attributes:
+        step: optimizer steps before it. samples: as many training samples.
+        elapsed_seconds: since the first step began: steps, validations and checkpoints, of all parts of a resumed
+            training, without the time between the parts and of their start.
+        seconds: its own duration.
+    """
+
+    step: int
+    samples: int
+    elapsed_seconds: float
+    seconds: float
+    metrics: dict[str, float]
+
+
+class Save(Facts):
+    """One checkpoint; `seconds` is for how long training stood still, `file_bytes` what all files of it hold."""
+
+    step: int
+    seconds: float
+    file_bytes: int
+
+
+class TrainingFacts(Facts):
+    """What happened in one part of a training: all of it, unless it was resumed.
+
+    Attributes:
+        first_step: steps that a checkpoint had behind it when this part began. resumed_from: that checkpoint.
+        load_seconds: what taking it up took.
+        evaluations: of all parts. saves: of this one.
+        elapsed_seconds: as an evaluation has it, at the end.
+        train_samples, val_samples: how many there are of each.
+        best: the checkpoint that was best at the end. last: the last one.
+    """
+
+    first_step: int = 0
+    resumed_from: str | None = None
+    load_seconds: float | None = None
+    evaluations: list[Evaluation] = Field(default_factory=list)
+    saves: list[Save] = Field(default_factory=list)
+    elapsed_seconds: float
+    train_samples: int
+    val_samples: int
+    ended: Ended
+    best: str | None = None
+    last: str | None = None

@@ -1,0 +1,143 @@
+"""What a checkpoint's folder says of itself, and which folders are checkpoints. Torch-free.
+
+A folder without its manifest is no checkpoint: the manifest is written last, and the folder gets its name after that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from scalebench.errors import UserError
+from scalebench.recipe import Contents, Recipe
+from scalebench.records.training import Evaluation
+from scalebench.spec import RunSpec
+
+MANIFEST = "checkpoint.json"
+NAME = re.compile(r"step-\d{8,}")
+UNFINISHED = ".writing-"
+STATE, WEIGHTS, AVERAGES = "state", "weights.safetensors", "averages.safetensors"
+HASHED_AT_ONCE_BYTES = 2**20
+
+
+class HeldFile(BaseModel):
+    """One file of a checkpoint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file_bytes: int = Field(ge=0)
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What a checkpoint holds and how its training stands.
+
+    Attributes:
+        step: optimizer steps behind it. elapsed_seconds, evaluations: as TrainingFacts has them, so far.
+        spec, recipe: the hyper-parameters that it was trained with.
+        files: every other file of the folder, by its path in it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    checkpoint_format: Literal[1] = 1
+    step: int = Field(ge=1)
+    elapsed_seconds: float
+    evaluations: list[Evaluation] = Field(default_factory=list)
+    contents: Contents
+    spec: RunSpec
+    recipe: Recipe
+    files: dict[str, HeldFile] = Field(default_factory=dict)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Of the validation at its step; empty when there was none."""
+        last = self.evaluations[-1] if self.evaluations else None
+        return last.metrics if last and last.step == self.step else {}
+
+
+def checkpoint_name(step: int) -> str:
+    """`step-00001000`."""
+    return f"step-{step:08d}"
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The whole checkpoints in `folder`, in the order of their steps."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if NAME.fullmatch(path.name) and (path / MANIFEST).is_file()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def read_manifest(checkpoint: Path) -> Manifest:
+    """Of a checkpoint's folder. Raises UserError when it is none, or of a format that this version does not read."""
+    file = checkpoint / MANIFEST
+    try:
+        return Manifest.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise UserError(
+            f"{checkpoint} is no checkpoint of scalebench: {MANIFEST} is missing or unreadable ({error.strerror}). "
+            "Give a folder that `scalebench train` has written."
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "file"
+        raise UserError(f"{file} is damaged or of another version: {place}: {first['msg']}.") from error
+
+
+def found_checkpoint(path: Path) -> Path:
+    """`path` itself if it is a checkpoint, else the last one in it. Raises UserError when there is none."""
+    if (path / MANIFEST).is_file():
+        return path
+    found = checkpoints_in(path)
+    if not found:
+        reason = "holds no whole checkpoint" if path.is_dir() else "does not exist"
+        raise UserError(f"{path} {reason}. Give the folder that --checkpoint-dir named, or one of its checkpoints.")
+    return found[-1]
+
+
+def verify(checkpoint: Path, manifest: Manifest, only: Iterable[str] | None = None) -> None:
+    """Raise UserError unless the checkpoint's files (or those that start with one of `only`) are as they were
+    written."""
+    for name, held in manifest.files.items():
+        if only is not None and not name.startswith(tuple(only)):
+            continue
+        reason = _damage(checkpoint / name, held)
+        if reason:
+            earlier = "; go on from an earlier one" if len(checkpoints_in(checkpoint.parent)) > 1 else ""
+            raise UserError(f"the checkpoint {checkpoint} is damaged: {name} {reason}{earlier}.")
+
+
+def _damage(file: Path, held: HeldFile) -> str | None:
+    try:
+        if file.stat().st_size != held.file_bytes:
+            return f"holds {file.stat().st_size} bytes instead of {held.file_bytes}"
+        return None if sha256_of(file) == held.sha256 else "is not what was written"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
+def sha256_of(file: Path) -> str:
+    """Hex digest of a file's contents."""
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while part := opened.read(HASHED_AT_ONCE_BYTES):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Let a file or a folder reach the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(PermissionError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

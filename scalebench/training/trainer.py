@@ -1,0 +1,168 @@
+"""What happens between the chunks of a training's steps: progress, validation, checkpoints, and whether to go on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+
+from scalebench.harness.loop import Timeline
+from scalebench.harness.phase import Phase
+from scalebench.harness.placement import Place
+from scalebench.recipe import Recipe
+from scalebench.records.training import Ended, Evaluation, Save, TrainingFacts
+from scalebench.spec import RunSpec
+from scalebench.stats.pacing import Chunk, Stopped
+from scalebench.strategies.base import Batch, TrainStep
+from scalebench.training import stopping
+from scalebench.training.board import Board, Standing
+from scalebench.training.checkpoints import Checkpoints, best_of
+from scalebench.training.learning_rate import learning_rate
+from scalebench.training.manifest import Manifest, checkpoints_in
+from scalebench.training.validation import Validation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """What a training goes through: everything that does not change on the way."""
+
+    spec: RunSpec
+    recipe: Recipe
+    place: Place
+    phase: Phase
+    validation: Validation
+    checkpoints: Checkpoints
+    board: Board | None
+    items_per_step: int
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    """Says which steps are next, as a run's Pacing does, and does between them what is to be done.
+
+    Attributes:
+        done: steps behind it. elapsed: seconds of the parts before this one.
+    """
+
+    course: Course
+    step: TrainStep
+    done: int = 0
+    elapsed: float = 0.0
+    evaluations: list[Evaluation] = field(default_factory=list)
+    saves: list[Save] = field(default_factory=list)
+    ended: Ended | None = None
+    _began: float = 0.0
+    _first: int = 0
+
+    def begin(self) -> Chunk | Stopped:
+        self._began, self._first = time.monotonic(), self.done
+        self.ended = stopping.ended(self.course.recipe, self.evaluations, self.done)
+        return self._next()
+
+    def go_on(self, ran: Timeline) -> Chunk | Stopped:
+        """What follows the steps that have just run. Collective, and the same on every rank."""
+        self.done += len(ran.losses)
+        recipe = self.course.recipe
+        self._show(ran)
+        if self.done % recipe.val_every == 0 or self.done >= recipe.steps:
+            self._validate()
+        self.ended = stopping.ended(recipe, self.evaluations, self.done)
+        if self.ended or (recipe.save_every and self.done % recipe.save_every == 0):
+            self._save()
+        return self._next()
+
+    def learning_rates(self, batches: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
+        """`batches`, before each of which the step is told its learning rate."""
+        peak = self.course.spec.optimizer.learning_rate
+        for number, micro_batches in enumerate(batches, self.done):
+            self.step.set_learning_rate(learning_rate(self.course.recipe, peak, number))
+            yield micro_batches
+
+    def facts(self, train_samples: int, resumed_from: str | None, load_seconds: float | None) -> TrainingFacts:
+        """What this part of the training went through."""
+        found = checkpoints_in(self.course.checkpoints.folder)
+        best = best_of(self.course.recipe, found)
+        assert self.ended is not None, "it has come to its end"
+        return TrainingFacts(
+            first_step=self._first,
+            resumed_from=resumed_from,
+            load_seconds=load_seconds,
+            evaluations=self.evaluations,
+            saves=self.saves,
+            elapsed_seconds=self._elapsed(),
+            train_samples=train_samples,
+            val_samples=self.course.validation.samples,
+            ended=self.ended,
+            best=str(best[0]) if best else None,
+            last=str(found[-1]) if found else None,
+        )
+
+    def _next(self) -> Chunk | Stopped:
+        if self.ended:
+            return "steps"
+        steps = stopping.next_stop(self.course.recipe, self.done) - self.done
+        self.course.phase.enter("measuring")
+        return Chunk(steps=steps, opens=self.done == self._first)
+
+    def _validate(self) -> None:
+        self.course.phase.enter("validating")
+        began = time.monotonic()
+        metrics = self.course.validation(self.step)
+        self.evaluations.append(
+            Evaluation(
+                step=self.done,
+                samples=self.done * self.course.spec.global_batch,
+                elapsed_seconds=self._elapsed(),
+                seconds=time.monotonic() - began,
+                metrics=metrics,
+            )
+        )
+        self._post(validations=len(self.evaluations), metric=metrics.get(self.course.recipe.monitor, float("nan")))
+
+    def _save(self) -> None:
+        self.course.phase.enter("saving")
+        manifest = Manifest(
+            step=self.done,
+            elapsed_seconds=self._elapsed(),
+            evaluations=self.evaluations,
+            contents=self.course.recipe.contents,
+            spec=self.course.spec,
+            recipe=self.course.recipe,
+        )
+        self.saves.append(self.course.checkpoints.save(self.step, manifest))
+
+    def _show(self, ran: Timeline) -> None:
+        mean = mean_over_ranks(ran.losses)
+        seconds = (ran.step_end_ns[-1] - ran.start_ns) * 1e-9
+        self._post(
+            step=self.done,
+            loss=mean,
+            learning_rate=self.step.optimizer.param_groups[0]["lr"],
+            rate=len(ran.losses) * self.course.items_per_step / seconds,
+        )
+
+    def _post(self, **news: float) -> None:
+        board = self.course.board
+        if board and self.course.place.rank == 0:
+            board.write(Standing(**{**vars(board.read()), **news}))
+
+    def _elapsed(self) -> float:
+        return self.elapsed + time.monotonic() - self._began
+
+
+def mean_over_ranks(losses: Sequence[float]) -> float:
+    """The mean of all ranks' losses."""
+    mean = torch.tensor(losses, dtype=torch.float64).mean()
+    if dist.is_initialized():
+        dist.all_reduce(mean)
+        mean /= dist.get_world_size()
+    return mean.item()
+
+
+def resumed(trainer: Trainer, manifest: Manifest) -> None:
+    """Let `trainer` begin where the checkpoint of `manifest` is."""
+    trainer.done, trainer.elapsed = manifest.step, manifest.elapsed_seconds
+    trainer.evaluations = list(manifest.evaluations)
