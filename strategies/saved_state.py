@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_state_dict,
@@ -29,13 +30,13 @@ from .loss_scaling import LossScaler
 
 def save_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: LossScaler) -> None:
     """Write what `load_state` needs into the empty `folder`. Collective; raises what writing raises, on every rank."""
-    with _quiet():
+    with _plainly():
         save(_state(module, optimizer, scaler), checkpoint_id=folder)
 
 
 def load_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: LossScaler) -> None:
     """Make all three what they were when `folder` was written, whoever wrote it. Collective."""
-    with _quiet():
+    with _plainly():
         state = _state(module, optimizer, scaler)
         load(state, checkpoint_id=folder)
         set_state_dict(module, optimizer, model_state_dict=state["module"], optim_state_dict=state["optimizer"])
@@ -45,13 +46,13 @@ def load_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer
 
 def save_parameters(folder: Path, module: nn.Module) -> None:
     """Write parameters and buffers alone. Collective."""
-    with _quiet():
+    with _plainly():
         save({"module": get_model_state_dict(module)}, checkpoint_id=folder)
 
 
 def load_parameters(folder: Path, module: nn.Module) -> None:
     """Take up what `save_parameters` has written. Collective."""
-    with _quiet():
+    with _plainly():
         state: dict[str, Any] = {"module": get_model_state_dict(module)}
         load(state, checkpoint_id=folder)
         set_model_state_dict(module, state["module"])
@@ -65,8 +66,10 @@ def _state(module: nn.Module, optimizer: torch.optim.Optimizer, scaler: LossScal
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """torch warns of one process without a group, and of FSDP1's ways, which are both meant."""
+def _plainly() -> Iterator[None]:
+    """Without torch's warnings (of one process without a group, of FSDP1's ways: both are meant), and with the error of
+    the first rank that failed in place of torch's, which is no Exception.
+    """
     logger = logging.getLogger("torch.distributed.checkpoint")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -74,5 +77,8 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except CheckpointException as error:
+        cause = next(iter(error.failures.values()))[0]
+        raise RuntimeError(f"{type(cause).__name__}: {cause}") from error
     finally:
         logger.setLevel(level)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+import math
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 
 class Facts(BaseModel):
     """Immutable, and without a field that the schema does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Computed = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""What a model computed, which may be no finite number: JSON has none of that kind, holds null, and is read as nan."""

@@ -22,7 +22,7 @@ from scalebench.recipe import Recipe
 from scalebench.records.batch_effect import BatchEffect
 from scalebench.records.communication import CommunicationFacts
 from scalebench.records.device import NetworkFacts, SensorFacts
-from scalebench.records.facts import Facts
+from scalebench.records.facts import Computed, Facts
 from scalebench.records.loading import LoaderRate
 from scalebench.records.memory import MemoryFacts, ShortageFacts
 from scalebench.records.phases import PhaseFacts
@@ -106,8 +106,8 @@ class RankFacts(Facts):
     clock: Literal["monotonic", "cuda-event"] = "monotonic"
     chunks: list[ChunkFacts]
     step_end_ns: list[int]
-    losses: list[float]
-    grad_norms: list[float] = Field(default_factory=list)
+    losses: list[Computed]
+    grad_norms: list[Computed] = Field(default_factory=list)
     data_wait_ns: list[int] = Field(default_factory=list)
     skipped_steps: int = 0
     threads: int

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from scalebench.records.facts import Facts
+from scalebench.records.facts import Computed, Facts
 
 Ended = Literal["steps", "target", "patience"]
 
@@ -25,7 +25,7 @@ class Evaluation(Facts):
     samples: int
     elapsed_seconds: float
     seconds: float
-    metrics: dict[str, float]
+    metrics: dict[str, Computed]
 
 
 class Save(Facts):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
 
+from scalebench.errors import UserError
 from scalebench.harness.loop import Timeline
 from scalebench.harness.phase import Phase
 from scalebench.harness.placement import Place
@@ -111,6 +112,7 @@ class Trainer:
         self.course.phase.enter("validating")
         began = time.monotonic()
         metrics = self.course.validation(self.step)
+        require_known(self.course.recipe, metrics)
         self.evaluations.append(
             Evaluation(
                 step=self.done,
@@ -151,6 +153,13 @@ class Trainer:
 
     def _elapsed(self) -> float:
         return self.elapsed + time.monotonic() - self._began
+
+
+def require_known(recipe: Recipe, metrics: Mapping[str, float]) -> None:
+    """Raise UserError for a metric that is asked for, and that validation does not give."""
+    for name in filter(None, (recipe.monitor, recipe.target and recipe.target.metric)):
+        if name not in metrics:
+            raise UserError(f"validation knows no {name}. Allowed: {', '.join(metrics)}.")
 
 
 def mean_over_ranks(losses: Sequence[float]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from scalebench.errors import UserError
 from scalebench.records import store
 from scalebench.records.record import Record
 from scalebench.spec import RunSpec
+from tests.unit.factory import make_record
 
 
 @pytest.fixture
@@ -29,6 +31,15 @@ def test_what_is_written_is_what_is_read(record: Record, tmp_path: Path) -> None
     path = store.write_record(record, tmp_path / "s")
     assert store.read_record(path) == record
     assert [p.name for p in path.parent.iterdir()] == [record.file_name], "no temporary file is left"
+
+
+def test_losses_that_are_no_numbers_are_read_again(tmp_path: Path) -> None:
+    made = make_record()
+    nowhere = made.ranks[0].model_copy(update={"losses": [math.nan] * len(made.ranks[0].losses)})
+    path = store.write_record(made.model_copy(update={"ranks": [nowhere]}), tmp_path)
+    found = store.read_record(path)
+    assert isinstance(found, Record)
+    assert all(math.isnan(loss) for loss in found.ranks[0].losses)
 
 
 def test_a_record_is_never_overwritten(record: Record, tmp_path: Path) -> None:

@@ -1,0 +1,185 @@
+"""Trainings by real ranks: what is validated, what a killed one goes on from, what is left when the disk is full."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from scalebench import load_checkpoint, workloads
+from scalebench.recipe import Recipe, Training
+from scalebench.records.record import Record
+from scalebench.records.training import TrainingFacts
+from scalebench.spec import PlannedRun, RunSpec
+from scalebench.training import session
+from scalebench.training.board import Board
+from scalebench.training.manifest import MANIFEST, checkpoints_in
+from scalebench.training.parts import parts
+from tests.distributed.test_runner import ranks_of_this_process
+from tests.distributed.training import FP32_TOLERANCE
+
+pytestmark = pytest.mark.distributed
+
+STEPS = 12
+SMALL = {"num_layers": 1, "hidden_size": 32, "num_heads": 2, "context_length": 16, "vocab_size": 256, "dropout": 0.1}
+
+
+def small(strategy: str, ranks: int = 2, **changes: object) -> RunSpec:
+    fields: dict[str, object] = {
+        "workload": "gpt", "size": "tiny", "workload_options": SMALL, "data": "synthetic", "strategy": strategy,
+        "device": "cpu", "world_size": ranks, "threads_per_rank": 1, "micro_batch": 2, "ema_decay": 0.9,
+    }  # fmt: skip
+    return RunSpec.model_validate(fields | changes)
+
+
+def recipe(**changes: object) -> Recipe:
+    fields: dict[str, object] = {
+        "steps": STEPS, "steps_per_epoch": 5, "base_learning_rate": 3e-4, "schedule": "cosine", "warmup_steps": 2,
+        "val_every": 4, "val_batches": 3, "save_every": 2, "log_every": 100,
+    }  # fmt: skip
+    return Recipe.model_validate(fields | changes)
+
+
+def train(
+    folder: Path, spec: RunSpec, asked: Recipe | None = None, *, resume: Path | None = None, results: Path | None = None
+) -> Record:
+    training = Training(recipe=asked or recipe(), folder=str(folder), resume=str(resume) if resume else None)
+    run = PlannedRun(spec=spec, kind="train", training=training)
+    where = results or folder.parent / "results"
+    return session.train(run, results=where, start_method="forkserver", board=Board())[0]
+
+
+def facts(record: Record) -> TrainingFacts:
+    assert record.status == "ok", record.reason
+    assert record.training is not None
+    return record.training
+
+
+@contextlib.contextmanager
+def rank_killed_once_there_is(file: Path, after_seconds: float = 0.0) -> Iterator[None]:
+    """While inside, a rank of this process is killed as soon as `file` exists, or some time later."""
+    over = threading.Event()
+
+    def kill() -> None:
+        while not file.exists() and not over.is_set():
+            time.sleep(0.005)
+        time.sleep(after_seconds)
+        for process in ranks_of_this_process()[:1]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+SLOW = [("single", 1), *((name, 2) for name in ("ddp", "fsdp1", *(f"deepspeed_stage_{n}" for n in (1, 2, 3))))]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "ranks"),
+    [("fsdp", 2), *(pytest.param(*one, marks=pytest.mark.slow) for one in SLOW)],
+)
+def test_a_killed_training_goes_on_to_the_bit(strategy: str, ranks: int, tmp_path: Path) -> None:
+    spec, folder = small(strategy, ranks), tmp_path / "killed"
+    straight = train(tmp_path / "straight", spec)
+    with rank_killed_once_there_is(folder / "step-00000002" / MANIFEST):
+        killed = train(folder, spec)
+    assert killed.status == "failed"
+    resumed = train(folder, spec, resume=checkpoints_in(folder)[-1])
+    first = facts(resumed).first_step
+    assert 0 < first < STEPS
+    for before, after in zip(straight.ranks, resumed.ranks, strict=True):
+        assert after.losses == before.losses[first:]
+    found = [[one.metrics for one in facts(record).evaluations] for record in (straight, resumed)]
+    assert found[0] == found[1]
+    ends = [load_checkpoint(path, ema=True).state_dict() for path in (tmp_path / "straight", folder)]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_validation_counts_every_sample_once_and_the_checkpoint_is_the_model(tmp_path: Path) -> None:
+    spec = small("fsdp", workload_options=SMALL | {"dropout": 0.0})
+    asked = recipe(steps=2, val_every=2, val_batches=None, val_share=0.0013)  # 5 samples: 2 + 2 + 1, on two ranks
+    record = train(tmp_path / "c", spec, asked)
+    (evaluation,) = facts(record).evaluations
+    workload = workloads.create("gpt", "tiny", spec.workload_options)
+    _, held = parts(workload, spec, asked)
+    assert len(held) == facts(record).val_samples == 5
+    module = load_checkpoint(tmp_path / "c")
+    assert not module.training
+    with torch.no_grad():
+        loss = module(held.__getitems__(range(5))).item()
+    assert evaluation.metrics["loss"] == pytest.approx(loss, rel=FP32_TOLERANCE)
+
+
+def test_two_ranks_go_on_as_one(tmp_path: Path) -> None:
+    options = {"workload_options": SMALL | {"dropout": 0.0}}
+    straight = train(tmp_path / "straight", small("fsdp", 2, **options), recipe(keep_best=9))
+    earlier = tmp_path / "straight" / "step-00000004"
+    resumed = train(tmp_path / "one", small("single", 1, accumulation=2, **options), resume=earlier)
+    losses = [sum(pair) / 2 for pair in zip(*(rank.losses for rank in straight.ranks), strict=True)]
+    assert resumed.ranks[0].losses == pytest.approx(losses[4:], rel=FP32_TOLERANCE)
+
+
+def test_a_target_ends_the_training_early(tmp_path: Path) -> None:
+    target = {"metric": "loss", "value": 100.0, "higher": False}
+    found = facts(train(tmp_path / "c", small("ddp"), recipe(target=target)))
+    assert (found.ended, found.evaluations[-1].step) == ("target", 4)
+    assert found.last == str(tmp_path / "c" / "step-00000004")
+
+
+def test_a_metric_that_is_not_there_is_told(tmp_path: Path) -> None:
+    record = train(tmp_path / "c", small("ddp"), recipe(monitor="accuracy"))
+    assert record.status == "failed"
+    assert record.reason is not None
+    assert "knows no accuracy" in record.reason
+    assert "loss, perplexity" in record.reason
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
+def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "none", disk], capture_output=True).returncode:
+        pytest.skip("may not mount")
+    try:
+        record = train(disk / "c", small("ddp", ema_decay=None), recipe(keep_best=9), results=tmp_path / "results")
+        assert record.status == "failed"
+        assert record.reason is not None
+        assert "could not be written" in record.reason
+        assert "make room and type --resume" in record.reason
+        whole = checkpoints_in(disk / "c")
+        assert whole
+        assert record.reason.count(whole[-1].name) == 1
+        shutil.copytree(disk / "c", tmp_path / "c")
+        resumed = train(tmp_path / "c", small("ddp", ema_decay=None), resume=tmp_path / "c" / whole[-1].name)
+        assert facts(resumed).first_step > 0
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.slow
+def test_kills_at_any_moment_lose_nothing_good(tmp_path: Path) -> None:
+    spec, folder, asked = small("ddp"), tmp_path / "c", recipe(steps=400, keep_best=0)
+    last: Path | None = None
+    for attempt in range(20):
+        with rank_killed_once_there_is(last / MANIFEST if last else folder, 0.05 + 0.021 * attempt):
+            train(folder, spec, asked, resume=last)
+        found = checkpoints_in(folder)
+        assert last is None or (found and found[-1] >= last)
+        last = found[-1] if found else None
+    assert last is not None
+    assert facts(train(folder, spec, asked, resume=last)).evaluations[-1].step == 400

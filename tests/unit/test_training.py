@@ -1,0 +1,220 @@
+"""Schedules, ends, held-out parts, checkpoint folders: what of training needs no ranks."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from scalebench import workloads
+from scalebench.cli.main import exit_code
+from scalebench.cli.train import limited, target
+from scalebench.data.batches import loader
+from scalebench.errors import UserError
+from scalebench.recipe import Recipe, Target
+from scalebench.records.training import Evaluation
+from scalebench.training.checkpoints import best_of, finish
+from scalebench.training.learning_rate import learning_rate, scaled
+from scalebench.training.manifest import (
+    HeldFile,
+    Manifest,
+    checkpoints_in,
+    found_checkpoint,
+    read_manifest,
+    sha256_of,
+    verify,
+)
+from scalebench.training.parts import parts
+from scalebench.training.session import require_resumable
+from scalebench.training.stopping import ended, next_stop
+from tests.unit.factory import make_spec
+
+
+def recipe(**changes: object) -> Recipe:
+    fields: dict[str, object] = {"steps": 100, "steps_per_epoch": 10, "base_learning_rate": 0.1, "val_every": 10}
+    return Recipe.model_validate(fields | changes)
+
+
+def evaluation(step: int, **metrics: float) -> Evaluation:
+    return Evaluation(step=step, samples=8 * step, elapsed_seconds=step, seconds=0.1, metrics=metrics)
+
+
+def test_learning_rate_rises_over_the_warm_up_and_falls_as_torch_lets_it() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=2.0)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=90)
+    asked = recipe(schedule="cosine", warmup_steps=10)
+    assert [learning_rate(asked, 2.0, step) for step in range(10)] == pytest.approx([0.2 * n for n in range(1, 11)])
+    for step in range(10, 100):
+        assert learning_rate(asked, 2.0, step) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-6)
+        optimizer.step()
+        cosine.step()
+    assert learning_rate(recipe(schedule="linear"), 2.0, 75) == pytest.approx(0.5)
+    assert learning_rate(recipe(), 2.0, 99) == 2.0
+
+
+def test_rules_scale_with_the_batch() -> None:
+    assert [scaled(0.1, rule, 4) for rule in ("none", "linear", "sqrt")] == pytest.approx([0.1, 0.4, 0.2])
+
+
+def test_chunks_end_where_something_is_to_be_done() -> None:
+    asked = recipe(steps=25, log_every=10, val_every=12, save_every=9)
+    stops, step = [], 0
+    while step < 25:
+        step = next_stop(asked, step)
+        stops.append(step)
+    assert stops == [9, 10, 12, 18, 20, 24, 25]
+
+
+def test_patience_counts_validations_since_the_best() -> None:
+    asked = recipe(patience=2)
+    losses = [3.0, 2.0, 2.5]
+    found = [evaluation(10 * n, loss=loss) for n, loss in enumerate(losses, 1)]
+    assert ended(asked, found, 30) is None
+    assert ended(asked, [*found, evaluation(40, loss=math.nan)], 40) == "patience"
+    assert ended(asked, [*found, evaluation(40, loss=1.9)], 40) is None
+
+
+def test_a_target_ends_it_when_a_validation_reaches_it() -> None:
+    asked = recipe(target=Target(metric="accuracy", value=0.9, higher=True))
+    assert ended(asked, [evaluation(10, accuracy=0.89)], 10) is None
+    assert ended(asked, [evaluation(10, accuracy=0.9)], 10) == "target"
+    assert ended(asked, [evaluation(10, accuracy=math.nan)], 10) is None
+    assert ended(asked, [], 100) == "steps"
+
+
+def test_held_out_samples_are_never_trained_on() -> None:
+    workload = workloads.create("gpt", "tiny", {})
+    for data in ("synthetic", "text:stdlib"):
+        spec = make_spec(data=data)
+        train, held = parts(workload, spec, recipe(val_share=0.25))
+        whole = len(workload.samples(data, spec.seed))
+        assert len(train) + len(held) == whole
+        rows = torch.cat([train.rows, held.rows])  # type: ignore[attr-defined]
+        assert rows.sort().values.tolist() == list(range(whole))
+
+
+def test_a_part_draws_its_samples_again_with_other_draws() -> None:
+    workload = workloads.create("gpt", "tiny", {})
+    train, _ = parts(workload, make_spec(data="synthetic"), recipe())
+    first, again = train.__getitems__([3]), train.__getitems__([3 + len(train)])
+    assert torch.equal(first["tokens"], again["tokens"])
+
+
+def test_a_loader_goes_on_in_the_middle_of_an_epoch() -> None:
+    source = workloads.create("gpt", "tiny", {}).samples("synthetic", 0)
+    settings = {"micro_batch": 8, "device": torch.device("cpu"), "steps_per_epoch": 5}
+    straight, later = loader(source, **settings), loader(source, **settings, first_step=12)  # type: ignore[arg-type]
+    for _ in range(12):
+        next(straight)
+    for _ in range(6):
+        assert torch.equal(next(straight)[0]["tokens"], next(later)[0]["tokens"])
+
+
+def make_checkpoint(folder: Path, step: int, loss: float, **changes: object) -> Path:
+    unfinished = folder / f".writing-{step}"
+    unfinished.mkdir(parents=True)
+    (unfinished / "weights").write_bytes(b"w" * 100)
+    held = HeldFile(file_bytes=100, sha256=sha256_of(unfinished / "weights"))
+    fields = {
+        "step": step, "elapsed_seconds": 1.0, "evaluations": [evaluation(step, loss=loss)], "contents": "full",
+        "spec": make_spec(), "recipe": recipe(), "files": {"weights": held},
+    }  # fmt: skip
+    finish(unfinished, Manifest.model_validate(fields | changes))
+    return folder / f"step-{step:08d}"
+
+
+def test_only_whole_checkpoints_are_found(tmp_path: Path) -> None:
+    whole = make_checkpoint(tmp_path, 5, 2.0)
+    (tmp_path / ".writing-step-00000010" / "state").mkdir(parents=True)
+    (tmp_path / "step-00000020").mkdir()
+    assert checkpoints_in(tmp_path) == [whole]
+    assert found_checkpoint(tmp_path) == found_checkpoint(whole) == whole
+
+
+def test_the_best_come_first(tmp_path: Path) -> None:
+    losses = {5: 2.0, 10: math.nan, 15: 1.0, 20: 1.5}
+    made = {step: make_checkpoint(tmp_path, step, loss) for step, loss in losses.items()}
+    assert best_of(recipe(), checkpoints_in(tmp_path)) == [made[15], made[20], made[5], made[10]]
+
+
+def test_every_kind_of_damage_is_told(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path, 5, 2.0)
+    manifest = read_manifest(checkpoint)
+    verify(checkpoint, manifest)
+    for damage, said in ((b"w" * 99, "99 bytes instead of 100"), (b"v" * 100, "not what was written")):
+        (checkpoint / "weights").write_bytes(damage)
+        with pytest.raises(UserError, match=said):
+            verify(checkpoint, manifest)
+    (checkpoint / "weights").unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        verify(checkpoint, manifest)
+    (checkpoint / "checkpoint.json").write_text('{"step": 5')
+    with pytest.raises(UserError, match="damaged or of another version"):
+        read_manifest(checkpoint)
+
+
+def test_a_foreign_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(UserError, match="holds no whole checkpoint"):
+        found_checkpoint(tmp_path)
+    with pytest.raises(UserError, match="does not exist"):
+        found_checkpoint(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": 7}, "seed 0"),
+        ({"micro_batch": 999}, "effective batch"),
+        ({"strategy": "deepspeed_stage_2"}, "DeepSpeed's shards"),
+    ],
+)
+def test_what_cannot_be_resumed_is_told(changes: dict[str, object], said: str, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path, 5, 2.0)
+    manifest = read_manifest(checkpoint)
+    require_resumable(checkpoint, manifest, manifest.spec)
+    with pytest.raises(UserError, match=said):
+        require_resumable(checkpoint, manifest, manifest.spec.model_copy(update=changes))
+    weights = manifest.model_copy(update={"contents": "weights"})
+    with pytest.raises(UserError, match="weights alone"):
+        require_resumable(checkpoint, weights, manifest.spec)
+
+
+@pytest.mark.parametrize(("asked", "limit"), [(None, 40), ("10", 10), ("100", 40), ("0.5", 20), ("1%", 1), ("10%", 4)])
+def test_limits_are_numbers_or_shares(asked: str | None, limit: int) -> None:
+    assert limited(40, asked, "limit_val_batches") == limit
+
+
+@pytest.mark.parametrize("asked", ["0", "-1", "x", "1.5", "200%"])
+def test_senseless_limits_are_refused(asked: str) -> None:
+    with pytest.raises(UserError, match="--limit-val-batches"):
+        limited(40, asked, "limit_val_batches")
+
+
+def test_targets_know_their_direction() -> None:
+    assert target("val_accuracy=0.97") == Target(metric="accuracy", value=0.97, higher=True)
+    assert target("perplexity=10") == Target(metric="perplexity", value=10.0, higher=False)
+    with pytest.raises(UserError, match="NAME=VALUE"):
+        target("accuracy")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--strategy", "ddp,fsdp"],
+        ["--strategy", "ddp", "--resume"],
+        ["--strategy", "ddp", "--steps", "0"],
+        ["--strategy", "ddp", "--lr-rule", "cubic"],
+        ["--strategy", "ddp", "--target", "loss"],
+        [],
+    ],
+)
+def test_a_wrong_command_is_told_in_a_sentence(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(["train", "--device", "cpu", "--data", "synthetic", *arguments]) == 2
+    assert capsys.readouterr().err.startswith("scalebench: error: ")
