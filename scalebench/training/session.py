@@ -22,11 +22,13 @@ from scalebench.training.board import Board
 from scalebench.training.manifest import Manifest, checkpoints_in
 from scalebench.training.parts import parts
 from scalebench.training.worker import TrainJob
+from scalebench.workloads.checkpoint import started
 
 FREE_TO_CHANGE = {
     "strategy", "strategy_options", "device", "world_size", "threads_per_rank", "cores_per_rank", "profile", "scaling",
     "grad_sync", "micro_batch", "accumulation", "activation_checkpointing", "compile", "warmup_steps", "steps",
     "max_seconds", "num_workers", "memory_limit_bytes", "diagnostics", "debug", "timeout_seconds", "tf32",
+    "init_from", "init_from_sha256",
 }  # fmt: skip
 """What a resumed training may do otherwise than before: how it is computed, not what."""
 
@@ -46,10 +48,12 @@ def _job(board: Board, run: PlannedRun) -> TrainJob:
 
 
 def lengths(spec: RunSpec, recipe: Recipe) -> tuple[int, int]:
-    """Steps in a whole epoch, and micro-batches in a whole validation. Raises UserError for data that will not do."""
-    train_part, val_part = parts(
-        workloads.create(spec.workload, spec.size, spec.workload_options, seed=spec.seed), spec, recipe
-    )
+    """Steps in a whole epoch, and micro-batches in a whole validation.
+
+    Raises UserError for data, and for a checkpoint of start values, that will not do.
+    """
+    workload = workloads.create(spec.workload, spec.size, spec.workload_options, seed=spec.seed)
+    train_part, val_part = parts(started(workload, spec.init_from), spec, recipe)
     sampler = GlobalBatchSampler(
         len(train_part), micro_batch=spec.micro_batch, accumulation=spec.accumulation, world_size=spec.world_size
     )
@@ -59,7 +63,9 @@ def lengths(spec: RunSpec, recipe: Recipe) -> tuple[int, int]:
 def require_room(folder: Path, resume: str | None) -> None:
     """Raise UserError where checkpoints would mix with those of another training, or cannot be read again."""
     if importlib.util.find_spec("safetensors") is None:
-        raise UserError("checkpoints need safetensors, which is missing. Type: pip install 'scalebench-suite[train]'")
+        raise UserError(
+            "checkpoints need safetensors, which is missing. Type: pip install 'scalebench-suite[checkpoints]'"
+        )
     found = checkpoints_in(folder)
     if found and resume is None:
         raise UserError(

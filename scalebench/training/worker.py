@@ -25,6 +25,7 @@ from scalebench.training.parts import parts
 from scalebench.training.trainer import Course, Trainer, resumed
 from scalebench.training.validation import Validation
 from scalebench.workloads.base import SampleSource, Workload
+from scalebench.workloads.checkpoint import started
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,8 @@ def train(job: Job, strategy: Strategy, place: Place, phase: Phase, stages: Stag
     spec, training = job.run.spec, job.run.training
     assert training is not None, "a run of kind `train` has one"
     phase.enter("preparing")
-    workload = workloads.create(spec.workload, spec.size, spec.workload_options, seed=spec.seed)
+    plain = workloads.create(spec.workload, spec.size, spec.workload_options, seed=spec.seed)
+    workload = started(plain, spec.init_from)
     train_part, val_part = parts(workload, spec, training.recipe)
     resident_before = resident_bytes()
     stages.end("data")
