@@ -45,11 +45,17 @@ def _named(module: nn.Module, name: str) -> list[str]:
     if of_class:
         return of_class
     if not name or name not in modules:
-        raise unknown_name("block", name, [*filter(None, modules), *{type(one).__name__ for one in modules.values()}])
+        lists = [key for key, one in modules.items() if isinstance(one, CONTAINERS) and key]
+        classes = {type(one).__name__ for one in modules.values() if _is_of_users(one)}
+        raise unknown_name("block", name, [*lists, *classes])
     inside = [f"{name}.{key}" for key in _members(modules[name])] if isinstance(modules[name], CONTAINERS) else [name]
     if not inside:
         raise UserError(f"workload.blocks={name} holds no module with parameters.")
     return inside
+
+
+def _is_of_users(module: nn.Module) -> bool:
+    return not type(module).__module__.startswith("torch.")
 
 
 def _members(container: nn.Module) -> dict[str, nn.Module]:

@@ -209,7 +209,10 @@ class Session:
 
     def _ruled_out(self, run: PlannedRun) -> Outcome | None:
         """What is known of a run without making it."""
-        reason = unsupported_reason(run.spec)
+        spec = run.spec
+        if spec.workload_sha256 and spec.workload_sha256 != adapters.source_sha256(spec.workload):
+            return Outcome(status="failed", reason=f"the file of {spec.workload} has changed since this was planned")
+        reason = unsupported_reason(spec)
         if reason:
             return Outcome(status="unsupported", reason=reason)
         return implied_outcome(run, self._did_not_fit or ())
