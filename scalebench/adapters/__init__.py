@@ -126,6 +126,13 @@ def check(workload: Workload) -> None:
         _ = workload.inspection
 
 
+def notes_of(workload: Workload) -> list[str]:
+    """What of an own model is done in another way than its author wrote it, a sentence each."""
+    from scalebench.adapters.own import OwnWorkload
+
+    return workload.notes if isinstance(workload, OwnWorkload) else []
+
+
 def preloads() -> list[str]:
     """What the fork server had better import too: the heavy packages that users' modules have imported here."""
     return [package for package in HEAVY if package in sys.modules]

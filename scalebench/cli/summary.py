@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scalebench import adapters
 from scalebench.cli.wording import count, head, place, plain, shared, shown, telling, varying
 from scalebench.errors import EXIT_CELL_NOT_OK, EXIT_INTERRUPTED, EXIT_OK
 from scalebench.harness.resume import Standing
@@ -89,7 +90,13 @@ def cautions(specs: Sequence[RunSpec], machine: Machine) -> list[str]:
         )
     if specs[0].debug:
         found.append("--debug slows runs down; their records are marked not comparable.")
-    return found
+    own = {
+        (spec.workload, tuple(spec.workload_options.items())): spec for spec in specs if adapters.is_own(spec.workload)
+    }
+    for spec in own.values():
+        notes = adapters.notes_of(adapters.create(spec.workload, spec.workload_options, spec.seed))
+        found.extend(f"{spec.model_name}: {note}." for note in notes)
+    return list(dict.fromkeys(found))
 
 
 def summary(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:

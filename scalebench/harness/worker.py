@@ -11,8 +11,7 @@ from functools import partial
 import torch
 import torch.distributed as dist
 
-from scalebench import compat, strategies, workloads
-from scalebench.adapters.own import OwnWorkload
+from scalebench import adapters, compat, strategies, workloads
 from scalebench.errors import UnsupportedError
 from scalebench.harness import parity
 from scalebench.harness.diagnosis import Diagnosis, diagnose
@@ -196,7 +195,7 @@ def workload_facts(workload: Workload, source: SampleSource) -> WorkloadFacts:
         data_name=source.name,
         data_sha256=source.sha256,
         data_samples=len(source),
-        notes=workload.notes if isinstance(workload, OwnWorkload) else [],
+        notes=adapters.notes_of(workload),
     )
 
 
