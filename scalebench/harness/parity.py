@@ -41,6 +41,13 @@ OPTIMIZERS = {
     "adamw": OptimizerConfig(name="adamw", learning_rate=1e-3, eps=1e-4),
 }
 
+COMPARABLE = (
+    ("norm", "sync_batch", "batch"),
+    ("activation", "relu", "silu"),
+    ("pixel_error", "absolute", "squared"),
+)
+"""Options whose first value no backend can repeat to within rounding, and what stands in for it."""
+
 QUANTILES = (0.5, 0.75, 0.25)
 """Quantiles of the norms of a run without clipping, tried as its threshold until it binds on some of them."""
 
@@ -181,12 +188,13 @@ def comparable(options: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """`options` without what no process alone can repeat on micro-batches to within rounding.
 
     Dropout, whose random numbers depend on the rank, is off. Norms over all ranks become norms over each micro-batch.
-    Rectifiers become smooth: one that rounding pushes over its kink changes a gradient by as much as it likes.
+    Rectifiers and absolute errors become smooth: what rounding pushes over their kink changes a gradient by as much as
+    it likes.
     """
     changed = dict(options)
     if "dropout" in changed:
         changed["dropout"] = 0.0
-    for name, told_apart, comparable_value in (("norm", "sync_batch", "batch"), ("activation", "relu", "silu")):
+    for name, told_apart, comparable_value in COMPARABLE:
         if changed.get(name) == told_apart:
             changed[name] = comparable_value
     return changed

@@ -192,7 +192,7 @@ class VAVAE(nn.Module):
 
     def __init__(self, config: VAVAEConfig) -> None:
         super().__init__()
-        self.kl_weight = config.kl_weight
+        self.kl_weight, self.pixel_error = config.kl_weight, config.pixel_error
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.quant_conv = nn.Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
@@ -228,16 +228,18 @@ class VAVAE(nn.Module):
         return decoded.float()  # type: ignore[no-any-return]
 
     def _losses(self, images: Tensor, decoded: Tensor, mean: Tensor, log_variance: Tensor) -> dict[str, Tensor]:
-        """Sums over images: mean absolute error, divergence from the standard normal in nats, and the loss.
+        """Sums over images: mean error of a pixel, divergence from the standard normal in nats, and the loss.
 
         The loss is Rombach et al.'s over the number of pixel values: they weigh the divergence beside a summed error.
         """
         values = images[0].numel()
-        error = (decoded - images).abs().sum() / values
+        off = decoded - images
+        absolute = off.abs().sum() / values
+        error = absolute if self.pixel_error == "absolute" else off.square().sum() / values
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum()
         return {
             "loss_sum": error + self.kl_weight * divergence / values,
-            "l1_sum": error,
+            "l1_sum": absolute,
             "kl_sum": divergence,
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from scalebench.errors import UserError
 from scalebench.theory.autoencoder import AutoencoderShape
@@ -24,6 +25,7 @@ class VAVAEConfig(Config):
         num_res_blocks: residual blocks per level of the encoder; the decoder has one more.
         level_attention: attention after each residual block of the last level; the middle always has one.
         norm_groups: groups of the norms.
+        pixel_error: what the loss makes of a pixel that is off: its absolute or its squared difference.
         kl_weight: weight of the divergence, as in Rombach et al.: beside an error summed over all pixels.
         condition_dim: length of a condition vector that every residual block sees; 0 for none.
         num_classes: classes of the data where there is a condition, which is the one-hot vector of its image's class.
@@ -39,6 +41,7 @@ class VAVAEConfig(Config):
     num_res_blocks: int = 2
     level_attention: bool = False
     norm_groups: int = 32
+    pixel_error: Literal["absolute", "squared"] = "absolute"
     kl_weight: float = 1e-6
     condition_dim: int = 0
     num_classes: int = 1000

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import pytest
+import torch
+from torch.nn import functional as F  # noqa: N812
 
 from scalebench import data, workloads
 from scalebench.errors import UserError
+from scalebench.harness.parity import comparable
 from scalebench.strategies.base import Workload
 from scalebench.workloads.config import Config
 from scalebench.workloads.options import checked_options
@@ -151,3 +154,21 @@ def test_a_whole_number_is_a_number():
 def test_options_of_every_kind_refuse_others(option, value, words):
     with pytest.raises(UserError, match=re.escape(words)):
         checked_options(Anything(), {option: value})
+
+
+def test_parity_checks_what_can_be_repeated_to_within_rounding():
+    options = {"dropout": 0.1, "norm": "sync_batch", "activation": "relu", "pixel_error": "absolute", "num_layers": 2}
+    smooth = {"dropout": 0.0, "norm": "batch", "activation": "silu", "pixel_error": "squared", "num_layers": 2}
+    assert comparable(options) == comparable(smooth) == smooth
+    assert comparable({"norm": "group", "share": 1.0}) == {"norm": "group", "share": 1.0}
+
+
+def test_a_squared_error_is_one():
+    absolute, squared = (
+        workloads.create("vavae", "tiny", {"pixel_error": error, "kl_weight": 0.0}) for error in ("absolute", "squared")
+    )
+    images, decoded = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
+    for workload, wanted in ((absolute, F.l1_loss(decoded, images)), (squared, F.mse_loss(decoded, images))):
+        sums = workload.build()._losses(images, decoded, torch.zeros(2, 1), torch.zeros(2, 1))
+        torch.testing.assert_close(sums["loss_sum"] / 2, wanted)
+        torch.testing.assert_close(sums["l1_sum"] / 2, F.l1_loss(decoded, images))
