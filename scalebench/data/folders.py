@@ -1,7 +1,8 @@
 """Image files below a folder: which they are, of what class, and the mask that belongs to each. Torch-free.
 
-Class folders: `FOLDER/cat/x.jpg` is of class `cat`, whatever lies deeper. Classes are numbered in sorted order. Images
-that lie in FOLDER itself have no class, which is class 0; a folder has the one or the other. Pairs:
+Class folders: `FOLDER/cat/x.jpg` is of class `cat`, whatever lies deeper. Classes are numbered in sorted order, empty
+ones too, so that the parts of a split set number them alike. Images that lie in FOLDER itself have no class, which is
+class 0; a folder has the one or the other. Pairs:
 `FOLDER/images/a/x.jpg` belongs to `FOLDER/masks/a/x.png`.
 """
 
@@ -24,11 +25,15 @@ MASK_EXTENSIONS = ("png", "tif", "tiff", "bmp")
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """Files of a folder in sorted order, by relative path with `/`, and their sizes in bytes."""
+    """Files of a folder in sorted order, by relative path with `/`, and their sizes in bytes.
+
+    `folders` are the names of the folders right below it, whether or not they hold any.
+    """
 
     root: Path
     names: list[str]
     sizes: list[int]
+    folders: Sequence[str] = ()
 
     @property
     def paths(self) -> list[Path]:
@@ -40,6 +45,7 @@ class Listing:
             root=self.root,
             names=list(itertools.compress(self.names, chosen)),
             sizes=list(itertools.compress(self.sizes, chosen)),
+            folders=self.folders,
         )
 
     @property
@@ -50,7 +56,7 @@ class Listing:
     @property
     def classes(self) -> list[str]:
         """Names of the classes in the order of their numbers; one without a name where the files are in no folders."""
-        return sorted(set(self.class_of_each))
+        return sorted(self.folders) if any("/" in name for name in self.names) else [""]
 
 
 def list_images(folder: Path, extensions: Sequence[str]) -> Listing:
@@ -59,7 +65,7 @@ def list_images(folder: Path, extensions: Sequence[str]) -> Listing:
     Raises UserError when there is none, when some are in class folders and some in none, or a folder cannot be read.
     """
     try:
-        found = sorted(_walk(folder))
+        found, folders = sorted(_walk(folder)), _folders(folder)
     except OSError as error:
         raise UserError(
             f"cannot read {error.filename or folder}: {error.strerror}. Mend it, or give another folder."
@@ -70,7 +76,8 @@ def list_images(folder: Path, extensions: Sequence[str]) -> Listing:
             f"no {', '.join(extensions)} files in {folder}; it holds {_what_is_there(found)}. "
             "Give another folder, or the extensions that its images have."
         )
-    listing = Listing(root=folder, names=[name for name, _ in listed], sizes=[size for _, size in listed])
+    names, sizes = [name for name, _ in listed], [size for _, size in listed]
+    listing = Listing(root=folder, names=names, sizes=sizes, folders=folders)
     _require_one_layout(listing)
     return listing
 
@@ -95,6 +102,11 @@ def _walk(folder: Path, before: str = "") -> Iterator[tuple[str, int]]:
                 yield f"{before}{entry.name}", entry.stat().st_size
             elif entry.is_symlink():
                 raise FileNotFoundError(errno.ENOENT, "it links to a file that is gone", entry.path)
+
+
+def _folders(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _what_is_there(found: Sequence[tuple[str, int]]) -> str:

@@ -102,9 +102,10 @@ def path_at(paths: NDArray[np.bytes_], row: int) -> Path:
 
 
 def listing_sha256(listings: Iterable[Listing]) -> str:
-    """Of names and sizes: reading all of a large set only to know it again would take long."""
+    """Of classes, names and sizes: reading all of a large set only to know it again would take long."""
     digest = hashlib.sha256()
     for listing in listings:
+        digest.update("\0".join(listing.classes).encode(errors="surrogateescape"))
         for name, size in zip(listing.names, listing.sizes, strict=True):
             digest.update(f"{name}\0{size}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()

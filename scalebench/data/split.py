@@ -7,6 +7,7 @@ order of a hash of both, as many to each part as its ratio says. Masks go with t
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ MODES: Mapping[str, Callable[[Path, Path], object]] = {
 
 Move = tuple[Path, str]
 """A file, and its path in the folder that is written."""
+Watched = Callable[[Sequence[Move]], Iterable[Move]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +44,7 @@ class Splitting:
     mode: str
 
 
-def split(
-    asked: Splitting, watched: Callable[[Sequence[Move]], Iterable[Move]] = lambda moves: moves
-) -> dict[str, Counter[str]]:
+def split(asked: Splitting, watched: Watched = lambda moves: moves) -> dict[str, Counter[str]]:
     """Write the parts; how many images of each class are in each.
 
     Args:
@@ -64,11 +64,20 @@ def split(
         counts[part][class_name] += 1
     _require_filled(counts, asked.ratios)
     with fresh_folder(asked.target) as folder:
-        for source, name in watched(_moves(listings, parts)):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            MODES[asked.mode](source, folder / name)
+        _write(folder, listings, parts, asked, watched)
         (folder / MANIFEST).write_text(json.dumps(_manifest(asked, counts), indent=1))
     return counts
+
+
+def _write(
+    folder: Path, listings: Sequence[tuple[str, Listing]], parts: Sequence[str], asked: Splitting, watched: Watched
+) -> None:
+    """Put the files of all parts into `folder`; each class has a folder in each part, so that numbers agree."""
+    for part, class_name in itertools.product(asked.ratios, listings[0][1].classes):
+        (folder / part / listings[0][0] / class_name).mkdir(parents=True)
+    for source, name in watched(_moves(listings, parts)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        MODES[asked.mode](source, folder / name)
 
 
 def require_ratios(ratios: Mapping[str, float]) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from scalebench.cli import main
-from scalebench.data.folders import Listing
+from scalebench.data.folders import Listing, list_images
 from scalebench.data.images import open_images
 from scalebench.data.pairs import open_pairs
 from scalebench.data.split import assign, quotas
@@ -213,11 +213,14 @@ main.main(sys.argv[2:])
 
 
 def test_a_class_that_is_too_small_for_every_part_is_told(photos, tmp_path, capsys):
-    (photos / "emu").mkdir()
-    (photos / "emu" / "0.jpg").touch()
+    (photos / "cow").mkdir()
+    (photos / "cow" / "0.jpg").touch()
     code, _, said = split(capsys, photos, tmp_path / "parts")
     assert code == 0
-    assert "no image in val of the classes emu" in said
+    assert "no image in val of the classes cow" in said
+    for part in ("train", "val"):
+        found = list_images(tmp_path / "parts" / part, ["jpg"])
+        assert found.classes == ["cat", "cow", "dog"], "or a class would have another number in each part"
 
 
 @pytest.mark.parametrize("extension", ["png", "jpg"])
