@@ -78,7 +78,7 @@ def _read(path: Path) -> Mapping[Any, Any]:
     except pickle.UnpicklingError as error:
         raise UserError(_refused(path)) from error
     except Exception as error:  # torch, pickle and zip readers raise what they like of damaged files
-        raise UserError(f"{_no_checkpoint(path)} ({type(error).__name__}).") from error
+        raise UserError(f"{_no_checkpoint(path)}.") from error
     if not isinstance(held, Mapping):
         raise UserError(f"the checkpoint {path} holds a {type(held).__name__} rather than named tensors.")
     return held

@@ -71,10 +71,14 @@ class AttentionBlock(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         normed = self.norm(values)
-        query, key, value = (part(normed).flatten(2).transpose(1, 2).unsqueeze(1) for part in (self.q, self.k, self.v))
-        attended = F.scaled_dot_product_attention(query, key, value)
+        attended = F.scaled_dot_product_attention(*(_channels_last(part(normed)) for part in (self.q, self.k, self.v)))
         attended = attended.squeeze(1).transpose(1, 2).reshape(values.shape)
         return values + self.proj_out(attended)  # type: ignore[no-any-return]
+
+
+def _channels_last(values: Tensor) -> Tensor:
+    """(batch, channels, h, w) to (batch, 1, h w, channels), laid out as it says: fused kernels take nothing else."""
+    return values.flatten(2).transpose(1, 2).unsqueeze(1).contiguous()
 
 
 class Downsample(nn.Module):

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from scalebench import workloads
+from scalebench.meters.observer import FLOP_FORMULAS, dtypes
 from scalebench.strategies.base import Workload
 from scalebench.strategies.config import TrainConfig
 from scalebench.strategies.construct import build_on_meta
@@ -99,6 +101,31 @@ def test_loss_is_fp32_whatever_computes_it(name: str, precision: str) -> None:
     assert all(torch.isfinite(parameter.grad).all() for parameter in module.parameters())
     exact = built(workload)(batch_of(workload, 2)).item()
     assert loss.item() == pytest.approx(exact, rel=0.05)
+
+
+class Products(TorchDispatchMode):
+    """The dtypes of the operands of matrix products, convolutions and attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "overloadpacket", None) in FLOP_FORMULAS:
+            self.seen.add(dtypes(args)[0])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("precision", ["bf16", "bf16-true"])
+def test_every_product_is_in_the_precision_asked_for(name: str, precision: str) -> None:
+    workload = made(name)
+    module = built(workload, TrainConfig(precision=precision))
+    with Products() as products:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = module(batch_of(workload, 2))
+        loss.backward()
+    assert products.seen == {"bfloat16"}
 
 
 @pytest.mark.parametrize("name", SMALL)
