@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from scalebench.data.base import SampleSource
-from scalebench.data.draws import Draws
+from scalebench.data.draws import Draws, normals
 from scalebench.data.images import open_images
 from scalebench.strategies.base import Batch, Task
 from scalebench.theory.layers import recomputed_flops, training_flops
@@ -190,8 +190,8 @@ class Decoder(nn.Module):
 class VAVAE(nn.Module):
     """The autoencoder and its loss.
 
-    A batch is uint8 `images` (batch, channels, side, side), standard normal `noise` of the latents' shape and, if the
-    model has a condition, `condition` (batch, condition_dim).
+    A batch is uint8 `images` (batch, channels, side, side), the int64 `noise_keys` (batch,) that the noise of the
+    latents follows from and, if the model has a condition, `condition` (batch, condition_dim).
     """
 
     def __init__(self, config: VAVAEConfig) -> None:
@@ -203,7 +203,7 @@ class VAVAE(nn.Module):
         self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
 
     def forward(self, batch: Batch, task: Task = "loss") -> Tensor | dict[str, Tensor]:
-        """`loss`: error and weighted divergence of latents drawn with `noise`; `metrics`: sums over images, of the
+        """`loss`: error and weighted divergence of latents drawn with the noise; `metrics`: sums over images, of the
         posterior's mean; `generate`: uint8 images, decoded from `latents` where a batch has them, else from the means.
         """
         condition = batch.get("condition")
@@ -212,7 +212,8 @@ class VAVAE(nn.Module):
         images = from_bytes(batch["images"])
         mean, log_variance = self.encode(images, condition)
         if task == "loss":
-            latents = mean + (0.5 * log_variance).exp() * batch["noise"]
+            noise = normals(batch["noise_keys"], *mean.shape[1:])
+            latents = mean + (0.5 * log_variance).exp() * noise
             return self._losses(images, self.decode(latents, condition), mean, log_variance)["loss_sum"] / len(images)
         decoded = self.decode(mean, condition)
         if task == "generate":
@@ -256,11 +257,10 @@ def psnr(images: Tensor, decoded: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class NoisyImages:
-    """Images with the noise that their latents are drawn with, and with the condition that stands for their class."""
+    """Images with the keys of the noise for their latents, and with the condition that stands for their class."""
 
     images: SampleSource
     noise: Draws
-    latent_shape: tuple[int, int, int]
     condition_dim: int
 
     @property
@@ -275,9 +275,9 @@ class NoisyImages:
         return len(self.images)
 
     def __getitems__(self, draws: Sequence[int] | Tensor) -> dict[str, Tensor]:
-        """`images`, float32 `noise` (len(draws), *latent_shape) and, if there is one, `condition`."""
+        """`images`, int64 `noise_keys` (len(draws),) and, if there is one, `condition`."""
         drawn = self.images.__getitems__(draws)
-        batch = {"images": drawn["images"], "noise": self.noise.normal(draws, *self.latent_shape)}
+        batch = {"images": drawn["images"], "noise_keys": self.noise.keys(draws)}
         if self.condition_dim:
             batch["condition"] = F.one_hot(drawn["labels"], self.condition_dim).float()
         return batch
@@ -352,6 +352,5 @@ class VAVAEWorkload:
         return NoisyImages(
             images=images,
             noise=Draws(seed=seed, purpose="latent noise"),
-            latent_shape=(config.latent_channels, config.latent_size, config.latent_size),
             condition_dim=config.condition_dim,
         )

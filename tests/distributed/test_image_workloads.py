@@ -48,11 +48,6 @@ def check_parity(kinds: list[str], names: list[str]) -> None:
         assert_passed(report, each)
 
 
-@needs_deepspeed
-def test_strategies_train_them_as_single_does() -> None:
-    check_parity(["segmentation", "vavae"], ["fsdp", "deepspeed_stage_3"])
-
-
 @pytest.mark.slow
 @needs_deepspeed
 @pytest.mark.parametrize("kind", SMALL)

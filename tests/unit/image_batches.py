@@ -48,8 +48,7 @@ def batch_of(workload: Any, samples: int, seed: int = 0, device: str = "cpu") ->
         batch["masks"] = halves.repeat_interleave(side // 2, 2).repeat(1, side, 1)
         batch["masks"][:, :3] = 255
     else:
-        latents = (samples, config.latent_channels, config.latent_size, config.latent_size)
-        batch["noise"] = torch.randn(latents, generator=generator)
+        batch["noise_keys"] = torch.randint(2**62, (samples,), generator=generator)
         if config.condition_dim:
             batch["condition"] = torch.randn(samples, config.condition_dim, generator=generator)
     return {name: value.to(device) for name, value in batch.items()}
