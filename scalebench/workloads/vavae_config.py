@@ -111,7 +111,7 @@ class VAVAEConfig(Config):
 
 SIZES: dict[str, VAVAEConfig] = {
     "tiny": VAVAEConfig(
-        image_size=32,
+        image_size=16,
         latent_channels=4,
         width=16,
         multipliers="1-2",
