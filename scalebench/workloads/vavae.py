@@ -71,7 +71,8 @@ class AttentionBlock(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         normed = self.norm(values)
-        attended = F.scaled_dot_product_attention(*(_channels_last(part(normed)) for part in (self.q, self.k, self.v)))
+        query, key, value = (_channels_last(part(normed)) for part in (self.q, self.k, self.v))
+        attended = F.scaled_dot_product_attention(query, key, value)
         attended = attended.squeeze(1).transpose(1, 2).reshape(values.shape)
         return values + self.proj_out(attended)  # type: ignore[no-any-return]
 
