@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -55,11 +55,18 @@ def plain(name: str, model: Model, options: Mapping[str, Scalar]) -> OwnWorkload
         raise UserError(f"the module of {name} is of type {type(model.module).__name__}, no torch.nn.Module.")
     if model.loss is not None and not callable(model.loss):
         raise UserError(f"the loss of {name} is of type {type(model.loss).__name__}, which cannot be called.")
+    if model.validation is not None:
+        require_dataset(model.validation, name)
     given = options.get(BLOCKS)
+
+    def opened(dataset: Any) -> Callable[[int], DatasetSource]:
+        return lambda seed: DatasetSource(name, dataset, model.collate_fn, seed)
+
     return OwnWorkload(
         name=name,
         root=PlainRoot(model.module, model.loss),
-        open_samples=open_own(name, lambda seed: DatasetSource(name, model.dataset, model.collate_fn, seed)),
+        open_samples=open_own(name, opened(model.dataset)),
+        open_validation=None if model.validation is None else opened(model.validation),
         blocks=model.blocks if given is None else str(given),
         item=model.item,
         items_per_sample=model.items_per_sample,

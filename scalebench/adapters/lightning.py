@@ -8,30 +8,26 @@ scheduler, logging), refused (hooks that change the training), or named in the r
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from scalebench.adapters import BLOCKS, Scalar
-from scalebench.adapters.dataset import DatasetSource, require_dataset
 from scalebench.adapters.importing import told
+from scalebench.adapters.lightning_classes import is_a, overrides
+from scalebench.adapters.lightning_data import data_of
 from scalebench.adapters.nested import unflatten
 from scalebench.adapters.optimizers import Rates, config_of, no_decay_names, require_all_trained
 from scalebench.adapters.own import OwnWorkload, open_own
-from scalebench.adapters.randomness import seed_all
 from scalebench.adapters.root import Root, loss_in
 from scalebench.errors import UserError
 from scalebench.strategies.base import Batch, Task
 
-PACKAGES = ("lightning", "pytorch_lightning")
 CHANGING = (
-    "backward", "configure_gradient_clipping", "lr_scheduler_step", "on_after_backward", "on_after_batch_transfer",
-    "on_before_batch_transfer", "on_before_optimizer_step", "on_before_zero_grad", "optimizer_step",
-    "optimizer_zero_grad", "training_step_end", "transfer_batch_to_device",
+    "backward", "configure_gradient_clipping", "lr_scheduler_step", "on_after_backward", "on_before_optimizer_step",
+    "on_before_zero_grad", "optimizer_step", "optimizer_zero_grad", "training_step_end",
 )  # fmt: skip
 """Hooks by which a module changes the step itself, which belongs to the strategy here."""
 UNCALLED = (
@@ -100,35 +96,19 @@ def adapted(name: str, made: Any, options: Mapping[str, Scalar], seed: int) -> O
             f"{name} returned a LightningModule with {len(others)} more; one LightningDataModule goes with it."
         )
     _refuse(name, module)
-    dataset, collate, told_of_data = _data(name, module, others[0] if others else None, seed)
+    training, validation = data_of(name, module, others[0] if others else None, seed)
     settings = _optimization(name, module)
     root = LightningRoot(module)
     given = options.get(BLOCKS)
     return OwnWorkload(
         name=name,
         root=root,
-        open_samples=open_own(name, lambda seed: DatasetSource(name, dataset, collate, seed)),
+        open_samples=open_own(name, training.source),
+        open_validation=validation.source if validation else None,
         blocks=None if given is None else str(given),
-        notes=[*told_of_data, *settings.pop("notes"), *_uncalled(module)],
+        notes=[*filter(None, [training.note]), *settings.pop("notes"), *_uncalled(module)],
         **settings,
     )
-
-
-def is_a(value: object, name: str) -> bool:
-    """Whether `value` is of the class `name` of Lightning, of either package."""
-    return base_class(value, name) is not None
-
-
-def base_class(value: object, name: str) -> type | None:
-    """Lightning's own class `name` among those of `value`."""
-    found = (kind for kind in type(value).__mro__ if kind.__name__ == name)
-    return next((kind for kind in found if kind.__module__.partition(".")[0] in PACKAGES), None)
-
-
-def overrides(module: object, hook: str, kind: str = "LightningModule") -> bool:
-    """Whether the user's class has its own `hook`."""
-    own, base = getattr(type(module), hook, None), getattr(base_class(module, kind), hook, None)
-    return own is not None and own is not base
 
 
 def _refuse(name: str, module: Any) -> None:
@@ -146,56 +126,6 @@ def _refuse(name: str, module: Any) -> None:
             f"{name} overrides {', '.join(own)}, which change the step that strategies are compared by. Measure it "
             "under Lightning's Trainer by scalebench.lightning_callback instead."
         )
-
-
-def _data(name: str, module: Any, data: Any, seed: int) -> tuple[Any, Any, list[str]]:
-    """The training dataset, how it is collated, and what of its loader is not used here."""
-    owners = [owner for owner in (data, module) if is_a(owner, "LightningModule") or is_a(owner, "LightningDataModule")]
-    with told(name):
-        once_per_node(owners)
-        seed_all(seed, "setup")  # what was drawn while preparing was drawn on one rank alone
-        for owner in owners:
-            owner.setup("fit")
-        if hasattr(module, "configure_model"):
-            module.configure_model()
-    source = next((owner for owner in owners if _has_loader(owner)), None)
-    if data is not None and not is_a(data, "LightningDataModule"):
-        return _of_loader(name, data)
-    if source is None:
-        raise UserError(f"{name} has no train_dataloader. Return (module, LightningDataModule), or name both: A+B.")
-    with told(name):
-        loader = source.train_dataloader()
-    return _of_loader(name, loader)
-
-
-def _has_loader(owner: Any) -> bool:
-    kind = "LightningModule" if is_a(owner, "LightningModule") else "LightningDataModule"
-    return overrides(owner, "train_dataloader", kind)
-
-
-def _of_loader(name: str, loader: Any) -> tuple[Any, Any, list[str]]:
-    """Of a DataLoader its dataset; of a dataset itself."""
-    parts = list(loader.values()) if isinstance(loader, dict) else loader if isinstance(loader, list | tuple) else []
-    if any(isinstance(part, torch.utils.data.DataLoader) for part in parts):
-        raise UserError(f"{name} has several training loaders; here there is one.")
-    if not isinstance(loader, torch.utils.data.DataLoader):
-        require_dataset(loader, name)
-        return loader, None, []
-    require_dataset(loader.dataset, name)
-    note = (
-        "its DataLoader gives dataset and collate_fn; batch size, shuffling, sampler and workers are the run's "
-        f"(the loader's batch size is {loader.batch_size})"
-    )
-    return loader.dataset, loader.collate_fn, [note]
-
-
-def once_per_node(owners: list[Any]) -> None:
-    """`prepare_data` on the first rank of each node, while the others wait."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        for owner in owners:
-            owner.prepare_data()
-    if dist.is_initialized():
-        dist.barrier()
 
 
 def _optimization(name: str, module: Any) -> dict[str, Any]:
@@ -252,7 +182,8 @@ def _rates(scheduler: dict[str, Any], optimizer: Any) -> tuple[Rates | None, str
         return None, "its ReduceLROnPlateau waits for validations, of which a run has none: the learning rate stays"
     interval, frequency = str(scheduler.get("interval") or "epoch"), int(scheduler.get("frequency") or 1)
     rates = Rates(scheduler["scheduler"], optimizer, interval=interval, frequency=frequency)
-    return rates, f"its {kind} sets the learning rate, once per {frequency} {interval}{'s' if frequency > 1 else ''}"
+    every = f"{frequency} {interval}s" if frequency > 1 else interval
+    return rates, f"its {kind} sets the learning rate of a run, every {every}; that of a training follows --schedule"
 
 
 def _uncalled(module: Any) -> list[str]:

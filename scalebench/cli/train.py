@@ -167,7 +167,7 @@ def cell(asked: Asked, request: Request, machine: Machine) -> RunSpec:
 
 def default_folder(spec: RunSpec) -> str:
     """`gpt-tiny-fsdp-fp32`."""
-    return f"{spec.workload}-{spec.size}-{spec.strategy}-{spec.precision}".replace("/", "_")
+    return f"{spec.model_name.replace(' ', '-')}-{spec.strategy}-{spec.precision}".replace("/", "_")
 
 
 def resumed_checkpoint(flags: dict[str, Any], folder: Path) -> tuple[Path, Manifest] | None:

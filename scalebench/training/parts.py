@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scalebench.adapters.own import OwnWorkload
 from scalebench.data.base import SampleSource
 from scalebench.data.sampler import epoch_permutation
 from scalebench.errors import UserError
@@ -46,11 +47,14 @@ class Part:
 def parts(workload: Workload, spec: RunSpec, recipe: Recipe) -> tuple[SampleSource, SampleSource]:
     """What is trained on and what is validated on. Raises UserError for data that cannot be read, or are too few.
 
-    Of text the end is held out, since neighbouring windows are alike; of anything else samples drawn by the seed.
+    A user's own model may bring both along. Of text the end is held out, since neighbouring windows are alike; of
+    anything else samples drawn by the seed.
     """
     whole = workload.samples(spec.data, spec.seed)
     if recipe.val_data:
         return whole, workload.samples(recipe.val_data, spec.seed)
+    if isinstance(workload, OwnWorkload) and workload.open_validation:
+        return whole, workload.open_validation(spec.seed)
     held = max(1, round(len(whole) * recipe.val_share))
     if held >= len(whole):
         raise UserError(f"{spec.data} holds {len(whole)} samples, too few to hold any out. Give --val-data.")

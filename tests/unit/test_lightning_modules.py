@@ -11,6 +11,9 @@ import torch
 
 from scalebench import adapters
 from scalebench.errors import UserError
+from scalebench.recipe import Recipe
+from scalebench.training.parts import parts
+from tests.unit.factory import make_spec
 
 pytest.importorskip("lightning")
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -181,3 +184,23 @@ make = lambda: (M(), torch.utils.data.DataLoader(data))
     assert workload.optimizer is None
     assert torch.is_tensor(workload._root(workload.samples("own", 0).__getitems__([0, 1])))
     assert "lightning" in sys.modules
+
+
+def test_a_training_is_validated_on_its_validation_data() -> None:
+    workload = adapters.create(LIT, {})
+    recipe = Recipe(steps=4, steps_per_epoch=4, val_every=4, base_learning_rate=0.1)
+    train, val = parts(workload, make_spec(workload=LIT, data="own"), recipe)
+    assert (len(train), len(val)) == (205, 51)
+
+
+def test_a_data_module_that_changes_batches_is_refused(tmp_path: Path) -> None:
+    source = """
+class Data(L.LightningDataModule):
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader(data)
+    def on_after_batch_transfer(self, batch, index):
+        return batch * 2
+make = lambda: (Lit(), Data())
+"""
+    with pytest.raises(UserError, match="on_after_batch_transfer"):
+        own(tmp_path, source)
