@@ -12,6 +12,7 @@ import click
 from scalebench import workloads
 from scalebench.cli.asking import Asked, read_assignments
 from scalebench.cli.flags import request_flags
+from scalebench.cli.resuming import resumed_checkpoint, resuming_flags, with_global_batch
 from scalebench.cli.run import DEFAULT_RESULTS, cells_of, is_worker
 from scalebench.cli.summary import cautions, exit_code, problems, where
 from scalebench.errors import UserError
@@ -21,7 +22,7 @@ from scalebench.recipe import Contents, Recipe, Rule, RuleBy, Schedule, Target, 
 from scalebench.records.record import Record
 from scalebench.records.store import reserved
 from scalebench.spec import PlannedRun, RunSpec
-from scalebench.training.manifest import Manifest, found_checkpoint, read_manifest
+from scalebench.training.manifest import Manifest
 
 HELP = """Train a model to a result under a strategy; checkpoints, validation and a record.
 
@@ -80,11 +81,8 @@ def own_flags() -> list[click.Option]:
         ("keep-best", whole, "Best checkpoints kept beside the last. Default: 1."),
     ]
     flags = [click.Option([f"--{name}"], type=kind, help=text) for name, kind, text in described]
-    resume = click.Option(["--resume"], is_flag=True, help="Go on from the last checkpoint, to the bit.")
-    start = click.Option(
-        ["--resume-from"], type=click.Path(), help="Go on from this checkpoint, or the last in a folder."
-    )
-    return [*flags, resume, start]
+    resume = "Go on, to the bit, from this checkpoint or the last one in this folder, as it was asked then."
+    return [*flags, click.Option(["--resume"], type=click.Path(), help=resume)]
 
 
 def command(assignments: Sequence[str], json_lines: bool, **given: Any) -> int:
@@ -92,15 +90,18 @@ def command(assignments: Sequence[str], json_lines: bool, **given: Any) -> int:
     if is_worker(os.environ):
         raise UserError("`scalebench train` starts its ranks itself. Leave torchrun out and give --gpus.")
     flags = {name: value for name, value in given.items() if value is not None}
-    shared = {name: flags.pop(name) for name in SHARED if name in flags}
-    asked = Asked(flags=shared | ({"set": read_assignments(assignments)} if assignments else {}), table={})
+    if assignments:
+        flags["set"] = read_assignments(assignments)
+    resumed, batch_given = resumed_checkpoint(flags), not {"accumulation", "micro_batch"}.isdisjoint(flags)
+    if resumed:
+        flags = resuming_flags(*resumed, flags)
+    asked = Asked(flags={name: flags.pop(name) for name in (*SHARED, "set") if name in flags}, table={})
     request = asked.request()
     machine = detect(request.device or "auto")
     spec = cell(asked, request, machine)
-    folder = Path(flags.get("checkpoint_dir") or Path("checkpoints") / default_folder(spec))
-    resumed = resumed_checkpoint(flags, folder)
-    if resumed and not {"accumulation", "micro_batch"} & shared.keys():
+    if resumed and not batch_given:
         spec = with_global_batch(spec, resumed[1].spec.global_batch)
+    folder = Path(flags.get("checkpoint_dir") or Path("checkpoints") / default_folder(spec))
     return carry_out(request, spec, flags, folder, resumed, machine, json_lines)
 
 
@@ -134,16 +135,16 @@ def carry_out(
     from scalebench.training import session
     from scalebench.training.board import Board
 
+    session.require_room(folder, resuming=resumed is not None)
     recipe, spec = resolved(spec, flags, session.lengths)
-    session.require_room(folder, str(resumed[0]) if resumed else None)
     if resumed:
-        session.require_resumable(*resumed, spec)
+        session.require_resumable(*resumed, spec, recipe)
     training = Training(recipe=recipe, folder=str(folder), resume=str(resumed[0]) if resumed else None)
     run = PlannedRun(spec=spec, kind="train", training=training)
     tell([*plan_lines(spec, recipe, machine), *cautions([spec], machine)])
     board, results = Board(), Path(request.results or DEFAULT_RESULTS)
     with (
-        reserved(folder, lambda: tell(["another training writes there; waiting for its end."])),
+        reserved(folder, lambda: tell([f"another training writes into {folder}; waiting for its end."])),
         showing(board, recipe, first=resumed[1].step if resumed else 0),
     ):
         method = request.start_method or "forkserver"
@@ -168,21 +169,6 @@ def cell(asked: Asked, request: Request, machine: Machine) -> RunSpec:
 def default_folder(spec: RunSpec) -> str:
     """`gpt-tiny-fsdp-fp32`."""
     return f"{spec.model_name.replace(' ', '-')}-{spec.strategy}-{spec.precision}".replace("/", "_")
-
-
-def resumed_checkpoint(flags: dict[str, Any], folder: Path) -> tuple[Path, Manifest] | None:
-    """The checkpoint to go on from, and what it says."""
-    start = flags.get("resume_from") or (folder if flags.get("resume") else None)
-    if start is None:
-        return None
-    checkpoint = found_checkpoint(Path(start))
-    return checkpoint, read_manifest(checkpoint)
-
-
-def with_global_batch(spec: RunSpec, global_batch: int) -> RunSpec:
-    """`spec` accumulating so that its effective batch is `global_batch`, if it can."""
-    accumulation, left = divmod(global_batch, spec.micro_batch * spec.world_size)
-    return spec if left or not accumulation else spec.model_copy(update={"accumulation": accumulation})
 
 
 def resolved(spec: RunSpec, flags: dict[str, Any], lengths: Any) -> tuple[Recipe, RunSpec]:

@@ -157,7 +157,7 @@ def told(folder: Path, step: int) -> Iterator[None]:
             reason = f"{space(folder) // 2**20} MiB are left on its disk"
         found = checkpoints_in(folder)
         last = (
-            f"The last whole one is {found[-1].name}: make room and type --resume." if found else "There is no other."
+            f"The last whole one is {found[-1].name}: make room and resume from it." if found else "There is no other."
         )
         raise UserError(
             f"the checkpoint of step {step} could not be written into {folder}: {reason}. {last}"

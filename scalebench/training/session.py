@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
 
 from scalebench import workloads
 from scalebench.data.sampler import GlobalBatchSampler
@@ -15,12 +19,14 @@ from scalebench.harness.stop import stoppable
 from scalebench.machine import detect
 from scalebench.recipe import Recipe
 from scalebench.records.record import Record
+from scalebench.records.store import require_writable
 from scalebench.spec import PlannedRun, RunSpec
 from scalebench.strategies import create
 from scalebench.training import entry
 from scalebench.training.board import Board
-from scalebench.training.manifest import Manifest, checkpoints_in
+from scalebench.training.manifest import WEIGHTS, Manifest, checkpoints_in
 from scalebench.training.parts import parts
+from scalebench.training.stopping import ended
 from scalebench.training.worker import TrainJob
 from scalebench.workloads.checkpoint import started
 
@@ -31,6 +37,11 @@ FREE_TO_CHANGE = {
     "init_from", "init_from_sha256",
 }  # fmt: skip
 """What a resumed training may do otherwise than before: how it is computed, not what."""
+FREE_OF_RECIPE = {
+    "steps", "rule", "rule_by", "base", "base_learning_rate", "val_batches", "val_every", "save_every", "log_every",
+    "keep_best", "contents", "patience", "target",
+}  # fmt: skip
+"""Of the rates the spec holds what they come to."""
 
 
 def train(run: PlannedRun, *, results: Path, start_method: StartMethod, board: Board) -> tuple[Record, Path]:
@@ -60,43 +71,64 @@ def lengths(spec: RunSpec, recipe: Recipe) -> tuple[int, int]:
     return len(sampler), -(-len(val_part) // spec.micro_batch)
 
 
-def require_room(folder: Path, resume: str | None) -> None:
-    """Raise UserError where checkpoints would mix with those of another training, or cannot be read again."""
+def require_room(folder: Path, *, resuming: bool) -> None:
+    """Raise UserError where checkpoints could not be written, or would mix with those of another training."""
     if importlib.util.find_spec("safetensors") is None:
         raise UserError(
             "checkpoints need safetensors, which is missing. Type: pip install 'scalebench-suite[checkpoints]'"
         )
+    require_writable(folder, "folder of checkpoints", "--checkpoint-dir")
     found = checkpoints_in(folder)
-    if found and resume is None:
+    if found and not resuming:
         raise UserError(
             f"{folder} holds checkpoints already, the last {found[-1].name}. "
-            "Go on with --resume, or give another --checkpoint-dir."
+            f"Go on with --resume {folder}, or give another --checkpoint-dir."
         )
 
 
-def require_resumable(checkpoint: Path, manifest: Manifest, spec: RunSpec) -> None:
-    """Raise UserError unless a training of `spec` can go on from `checkpoint`."""
+def require_resumable(checkpoint: Path, manifest: Manifest, spec: RunSpec, recipe: Recipe) -> None:
+    """Raise UserError unless a training of `spec` by `recipe` can go on from `checkpoint`."""
+    start_anew = f"Or start a new training from its weights: --init-from {checkpoint}/{WEIGHTS}"
     if manifest.contents == "weights":
-        raise UserError(
-            f"{checkpoint} holds weights alone: start a new training with --init-from {checkpoint}/weights.safetensors"
-        )
-    then, now = manifest.spec, spec
-    for name, value in then.model_dump().items():
-        if name not in FREE_TO_CHANGE and value != getattr(now, name) and value != now.model_dump()[name]:
-            raise UserError(
-                f"{checkpoint} was trained with {name} {value!r}, now {now.model_dump()[name]!r} is asked for."
-            )
-    if then.global_batch != now.global_batch:
-        raise UserError(
-            f"{checkpoint} was trained with an effective batch of {then.global_batch}, now it would be "
-            f"{now.global_batch}. Choose --micro-batch and --accumulation so that with --gpus they give the same."
-        )
-    same_shards = (then.strategy, then.strategy_options, then.world_size) == (
-        now.strategy, now.strategy_options, now.world_size,
-    )  # fmt: skip
+        raise UserError(f"{checkpoint} holds weights alone, and cannot be resumed. {start_anew}")
+    differing = [
+        *differences(manifest.spec, spec, FREE_TO_CHANGE),
+        *differences(manifest.recipe, recipe, FREE_OF_RECIPE),
+    ]
+    if recipe.schedule != "constant" and manifest.recipe.steps != recipe.steps:
+        differing.append(f"steps {manifest.recipe.steps}, at which its schedule ends, now {recipe.steps}")
+    if manifest.spec.global_batch != spec.global_batch:
+        differing.append(f"an effective batch of {manifest.spec.global_batch}, now {spec.global_batch}")
+    if differing:
+        raise UserError(f"{checkpoint} was trained with {'; with '.join(differing)}. Ask for the same. {start_anew}")
+    require_loadable(checkpoint, manifest.spec, spec, start_anew)
+    over = ended(recipe, manifest.evaluations, manifest.step)
+    if over:
+        more = {"steps": "more --steps", "target": "another --target", "patience": "more --patience"}
+        raise UserError(f"{checkpoint} is where its training came to its end. Give {more[over]} to go on.")
+
+
+def require_loadable(checkpoint: Path, then: RunSpec, now: RunSpec, start_anew: str) -> None:
+    """Raise UserError where the shards of one fit neither the strategy nor the ranks of the other."""
+    pairs = [(one.strategy, one.strategy_options, one.world_size) for one in (then, now)]
     resizes = all(create(one.strategy, one.strategy_options).resizes for one in (then, now))
-    if not same_shards and not resizes:
+    if pairs[0] != pairs[1] and not resizes:
         raise UserError(
-            f"{checkpoint} is of {then.strategy} on {then.world_size} ranks, and DeepSpeed's shards fit nothing else. "
-            f"Resume it so, or start from its weights: --init-from {checkpoint}/weights.safetensors"
+            f"{checkpoint} is of {then.strategy} on {then.world_size} ranks, now it is {now.strategy} on "
+            f"{now.world_size}, and DeepSpeed's shards fit nothing else. Resume it as it was. {start_anew}"
         )
+
+
+def differences(then: BaseModel, now: BaseModel, free: Collection[str]) -> Iterator[str]:
+    """`seed 0, now 3` for each value, however deep, that differs, but for the `free` fields."""
+    before, after = _flat(then.model_dump(exclude=set(free))), _flat(now.model_dump(exclude=set(free)))
+    for name in dict.fromkeys([*before, *after]):
+        if before.get(name) != after.get(name):
+            yield f"{name} {before.get(name)}, now {after.get(name)}"
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, value in values.items():
+        found |= _flat(value) if isinstance(value, Mapping) else {name: value}
+    return found

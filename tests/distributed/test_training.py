@@ -160,7 +160,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path) -> None:
         assert record.status == "failed"
         assert record.reason is not None
         assert "could not be written" in record.reason
-        assert "make room and type --resume" in record.reason
+        assert "make room and resume" in record.reason
         whole = checkpoints_in(disk / "c")
         assert whole
         assert record.reason.count(whole[-1].name) == 1

@@ -9,12 +9,16 @@ import pytest
 import torch
 
 from scalebench import workloads
+from scalebench.cli.asking import Asked
 from scalebench.cli.main import exit_code
-from scalebench.cli.train import limited, target
+from scalebench.cli.resuming import resuming_flags, with_global_batch
+from scalebench.cli.train import SHARED, cell, limited, resolved, target
 from scalebench.data.batches import loader
 from scalebench.errors import UserError
+from scalebench.machine import detect
 from scalebench.recipe import Recipe, Target
 from scalebench.records.training import Evaluation
+from scalebench.strategies.config import OptimizerConfig
 from scalebench.training.checkpoints import best_of, finish
 from scalebench.training.learning_rate import learning_rate, scaled
 from scalebench.training.manifest import (
@@ -27,7 +31,7 @@ from scalebench.training.manifest import (
     verify,
 )
 from scalebench.training.parts import parts
-from scalebench.training.session import require_resumable
+from scalebench.training.session import FREE_TO_CHANGE, differences, require_resumable
 from scalebench.training.stopping import ended, next_stop
 from tests.unit.factory import make_spec
 
@@ -167,7 +171,8 @@ def test_a_foreign_folder_is_no_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"seed": 7}, "seed 0"),
+        ({"seed": 7}, "seed 0, now 7"),
+        ({"optimizer": OptimizerConfig(learning_rate=1.0)}, "learning_rate 0.0003, now 1.0"),
         ({"micro_batch": 999}, "effective batch"),
         ({"strategy": "deepspeed_stage_2"}, "DeepSpeed's shards"),
     ],
@@ -175,12 +180,44 @@ def test_a_foreign_folder_is_no_checkpoint(tmp_path: Path) -> None:
 def test_what_cannot_be_resumed_is_told(changes: dict[str, object], said: str, tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path, 5, 2.0)
     manifest = read_manifest(checkpoint)
-    require_resumable(checkpoint, manifest, manifest.spec)
+    require_resumable(checkpoint, manifest, manifest.spec, manifest.recipe)
     with pytest.raises(UserError, match=said):
-        require_resumable(checkpoint, manifest, manifest.spec.model_copy(update=changes))
+        require_resumable(checkpoint, manifest, manifest.spec.model_copy(update=changes), manifest.recipe)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"val_share": 0.2}, "val_share 0.1, now 0.2"),
+        ({"schedule": "cosine", "steps": 200}, "steps 100, at which its schedule ends"),
+        ({"steps": 5}, "more --steps"),
+        ({"target": Target(metric="loss", value=3.0, higher=False)}, "another --target"),
+    ],
+)
+def test_other_recipes_are_not_resumed(changes: dict[str, object], said: str, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path, 5, 2.0)
+    manifest = read_manifest(checkpoint)
+    with pytest.raises(UserError, match=said):
+        require_resumable(checkpoint, manifest, manifest.spec, recipe(**changes))
     weights = manifest.model_copy(update={"contents": "weights"})
     with pytest.raises(UserError, match="weights alone"):
-        require_resumable(checkpoint, weights, manifest.spec)
+        require_resumable(checkpoint, weights, manifest.spec, manifest.recipe)
+
+
+def test_resuming_asks_for_what_was_asked_before(tmp_path: Path) -> None:
+    target = {"metric": "loss", "value": 1.5, "higher": False}
+    spec = make_spec(ema_decay=0.9, workload_options=workloads.resolve_options("gpt", "tiny", {"dropout": 0.25}))
+    settings = {"recipe": recipe(schedule="linear", val_batches=4, target=target), "spec": spec}
+    checkpoint = make_checkpoint(tmp_path, 5, 2.0, **settings)
+    manifest = read_manifest(checkpoint)
+    flags = resuming_flags(checkpoint, manifest, {"device": "cpu", "steps": 200})
+    asked = Asked(flags={name: flags.pop(name) for name in (*SHARED, "set") if name in flags}, table={})
+    spec = cell(asked, asked.request(), detect("cpu"))
+    found, spec = resolved(spec, flags, lambda spec, recipe: (10, 4))
+    assert found == manifest.recipe.model_copy(update={"steps": 200})
+    same = with_global_batch(spec, manifest.spec.global_batch).model_copy(update={"optimizer": manifest.spec.optimizer})
+    assert not list(differences(manifest.spec, same, FREE_TO_CHANGE))
+    assert flags["checkpoint_dir"] == str(tmp_path)
 
 
 @pytest.mark.parametrize(("asked", "limit"), [(None, 40), ("10", 10), ("100", 40), ("0.5", 20), ("1%", 1), ("10%", 4)])
@@ -205,7 +242,7 @@ def test_targets_know_their_direction() -> None:
     "arguments",
     [
         ["--strategy", "ddp,fsdp"],
-        ["--strategy", "ddp", "--resume"],
+        ["--strategy", "ddp", "--resume", "nowhere"],
         ["--strategy", "ddp", "--steps", "0"],
         ["--strategy", "ddp", "--lr-rule", "cubic"],
         ["--strategy", "ddp", "--target", "loss"],

@@ -1,0 +1,62 @@
+"""What `scalebench train --resume` asks for: what was asked when its training began, and over it the flags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scalebench.matrix.request import merged_options
+from scalebench.recipe import Recipe
+from scalebench.spec import RunSpec
+from scalebench.training.manifest import Manifest, found_checkpoint, read_manifest
+
+
+def resumed_checkpoint(flags: Mapping[str, Any]) -> tuple[Path, Manifest] | None:
+    """The checkpoint to go on from, and what it says. Raises UserError when there is none."""
+    if "resume" not in flags:
+        return None
+    checkpoint = found_checkpoint(Path(flags["resume"]))
+    return checkpoint, read_manifest(checkpoint)
+
+
+def resuming_flags(checkpoint: Path, manifest: Manifest, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every flag as it was, changed by those `given` now. Checkpoints go beside the one that it goes on from."""
+    then = _of_spec(manifest.spec) | _of_recipe(manifest.recipe) | {"checkpoint_dir": str(checkpoint.parent)}
+    options: dict[str, Any] = {"workload": manifest.spec.workload_options}
+    if given.get("strategy", manifest.spec.strategy) == manifest.spec.strategy:
+        options["strategy"] = manifest.spec.strategy_options
+        then["grad_sync"] = manifest.spec.grad_sync
+    if "epochs" in given:
+        del then["steps"]
+    return then | dict(given) | {"set": merged_options(options, given.get("set", {}))}
+
+
+def _of_spec(spec: RunSpec) -> dict[str, Any]:
+    names = ("strategy", "precision", "workload", "size", "data", "device")
+    numbers = ("seed", "micro_batch", "num_workers")
+    return {
+        **{name: getattr(spec, name) for name in names},
+        **{name: str(getattr(spec, name)) for name in numbers},
+        "gpus": str(spec.world_size),
+        "optimizer": spec.optimizer.name,
+        "clip_norm": str(spec.clip_norm or "none"),
+        "ema_decay": str(spec.ema_decay or "none"),
+    }
+
+
+def _of_recipe(recipe: Recipe) -> dict[str, Any]:
+    names = ("steps", "schedule", "warmup_steps", "val_share", "val_data", "val_every", "monitor", "patience")
+    said = {name: getattr(recipe, name) for name in (*names, "save_every", "keep_best")}
+    said |= {"lr_rule": recipe.rule, "lr_rule_by": recipe.rule_by, "lr_base": recipe.base}
+    said |= {"learning_rate": str(recipe.base_learning_rate), "limit_train_batches": str(recipe.steps_per_epoch)}
+    said |= {"limit_val_batches": str(recipe.val_batches)}
+    if recipe.target:
+        said["target"] = f"{recipe.target.metric}={recipe.target.value}"
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def with_global_batch(spec: RunSpec, global_batch: int) -> RunSpec:
+    """`spec` accumulating so that its effective batch is `global_batch`, if it can."""
+    accumulation, left = divmod(global_batch, spec.micro_batch * spec.world_size)
+    return spec if left or not accumulation else spec.model_copy(update={"accumulation": accumulation})
