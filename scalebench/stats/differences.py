@@ -108,7 +108,7 @@ def of_pairs(differences: Logs, least_deviation: float) -> Difference:
     memory = _memory(logs)
     worth = n * (1 - memory) / (1 + memory)
     deviation = max(float(logs.std(ddof=1)), least_deviation)
-    return Difference(mean=float(logs.mean()), error=deviation / math.sqrt(worth), freedom=max(1.0, worth - 1), units=n)
+    return Difference(mean=float(logs.mean()), error=deviation / math.sqrt(worth), freedom=n - 1, units=n)
 
 
 def _memory(logs: npt.NDArray[np.float64]) -> float:

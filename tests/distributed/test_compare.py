@@ -93,16 +93,16 @@ def steps_of(folder: Path) -> dict[int, float]:
 
 
 def test_both_sides_are_measured_in_turn_and_what_was_stopped_goes_on(tmp_path: Path) -> None:
-    """What it says is what its records say; it ends at a look; given again, nothing more is measured."""
+    """What it says is what its records say; given again, nothing more is measured."""
     for name, delay in (("a", ""), ("b", "set.strategy.delay = 3.0\n")):
         (tmp_path / f"{name}.toml").write_text(LIVE + delay)
-    typed = ["compare", "--live", "a.toml", "b.toml", "--pairs", "4,5", "--results", "live", "--format", "json"]
+    typed = ["compare", "--live", "a.toml", "b.toml", "--pairs", "4", "--results", "live", "--format", "json"]
     first = scalebench(tmp_path, *typed)
     told = json.loads(first.stdout)
     step = next(row for row in told["verdicts"] if row["metric"] == "step")
     a, b = (steps_of(tmp_path / "live" / side) for side in "ab")
     assert list(a) == list(b) == list(range(int(step["units"])))
-    assert step["units"] in (4, 5)
+    assert step["units"] == 4
     assert step["ratio"] == pytest.approx(geometric_mean(b.values()) / geometric_mean(a.values()), rel=1e-6)
     assert first.returncode == int(any(row["regression"] for row in told["verdicts"]))
     again = scalebench(tmp_path, *typed)

@@ -133,7 +133,7 @@ def test_false_alarms_over_all_looks(memory: float) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("memory", "most"), [(0.0, 0.01), (0.2, 0.01), (0.4, 0.017)])
+@pytest.mark.parametrize(("memory", "most"), [(0.0, 0.01), (0.2, 0.01), (0.4, 0.02)])
 def test_false_alarms_over_all_looks_closely(memory: float, most: float) -> None:
     """Neighbouring pairs of real A/A runs correlate by -0.6 to 0.4 in 7 pairs, that is by nothing that is seen."""
     assert false_alarms(10_000, memory, seed=5) <= most
