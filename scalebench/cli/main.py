@@ -37,6 +37,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """Subcommand to (where it is, what it does): help is shown without importing any of them."""
 
 
+NUL = "embedded null"
+"""What Python says of a path that holds a NUL: `embedded null byte`, or `character`."""
+
+
 class LazyGroup(click.Group):
     """A group whose subcommands are imported when they are used, so that each starts with what it needs alone."""
 
@@ -102,10 +106,14 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error.__context__, BrokenPipeError):
             return _broken_pipe()
         raise
+    except ValueError as error:
+        if NUL not in str(error):
+            return _bug(error)
+        return _tell("a path holds a NUL character, which no file's name can. Give it without.", EXIT_USAGE)
     except OSError as error:
         return _tell(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", EXIT_USAGE)
     except Exception as error:
-        return _tell(f"{_first_line(error)}; this is a bug; details in {_traceback_file()}", EXIT_BUG)
+        return _bug(error)
     return code if isinstance(code, int) else EXIT_OK
 
 
@@ -115,6 +123,10 @@ def _tell(message: str, code: int) -> int:
         with contextlib.suppress(OSError):
             click.echo(f"scalebench: error: {_printable(message)}", err=True)
     return code
+
+
+def _bug(error: Exception) -> int:
+    return _tell(f"{_first_line(error)}; this is a bug; details in {_traceback_file()}", EXIT_BUG)
 
 
 def _printable(text: str) -> str:
