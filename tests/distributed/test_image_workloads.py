@@ -55,6 +55,7 @@ def test_every_strategy_trains_them_as_single_does(kind: str) -> None:
     check_parity([kind], ALL)
 
 
+@pytest.mark.slow
 def test_norms_by_micro_batch_train_nearly_as_single_does() -> None:
     asked = spec("segmentation", "ddp", norm="batch").model_copy(update={"micro_batch": 4})
     facts = run_ranks(all_checked, 2, [asked])[0][0].parity
