@@ -13,10 +13,18 @@ from pathlib import Path
 
 from scalebench.errors import UserError
 
+WEIGHTS = "weights.safetensors"
+"""In each folder of a checkpoint that `scalebench train` writes."""
+
 
 def resolve_checkpoint(given: str) -> str:
-    """`given` with an absolute path, as a spec stores it. Raises UserError for what is no file that can be read."""
+    """`given` with an absolute path, as a spec stores it; of a folder of `scalebench train`, its weights.
+
+    Raises UserError for what is no file that can be read.
+    """
     path, prefix = split_name(given)
+    if (path / WEIGHTS).is_file():
+        path = path / WEIGHTS
     if not path.exists():
         raise UserError(f"the checkpoint '{given}' does not exist. Give a .ckpt, .pt, .pth or .safetensors file.")
     if path.is_dir():

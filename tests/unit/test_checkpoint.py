@@ -19,6 +19,7 @@ from scalebench.errors import UserError
 from scalebench.machine import Machine
 from scalebench.matrix import Request, RequestError, resolve
 from scalebench.strategies.config import TrainConfig
+from scalebench.training.manifest import WEIGHTS
 from scalebench.workloads.checkpoint import matching_state, started
 from scalebench.workloads.checkpoint_name import checkpoint_sha256, resolve_checkpoint
 from tests.unit.image_batches import built, made
@@ -210,6 +211,11 @@ def test_a_missing_file_is_refused_before_anything_starts(tmp_path: Path) -> Non
         with pytest.raises(RequestError, match=words) as caught:
             resolve(Request(strategy="ddp", gpus=1, init_from=given), CPU)
         assert caught.value.key == ("init_from",)
+
+
+def test_a_folder_of_train_stands_for_its_weights(tmp_path: Path) -> None:
+    (tmp_path / WEIGHTS).touch()
+    assert resolve_checkpoint(str(tmp_path)) == str(tmp_path / WEIGHTS)
 
 
 def test_an_at_sign_in_a_path_is_no_prefix(tmp_path: Path) -> None:
