@@ -25,6 +25,7 @@ from .probe_plots import probe_plots
 from .rules_of_thumb import rules_of_thumb
 from .searches import search_table
 from .table import Table
+from .training import training_table
 from .utilisation import NO_FORMULA, utilisation
 
 REPORT_NAME = "report.md"
@@ -65,6 +66,7 @@ def _runs(
     for experiment, made in best:
         yield heading(2, experiment.title)
         yield from _section(made, level=3)
+    yield from _section(training_table(records))
     yield from _section(search_table(records))
     yield from _section(rules_of_thumb(found))
     yield from _section(evidence.parity(parity))

@@ -32,7 +32,6 @@ from scalebench.training.manifest import (
     read_manifest,
     sha256_of,
     sync,
-    verify,
 )
 from scalebench.training.stopping import score
 from scalebench.training.weights import write_weights
@@ -68,9 +67,6 @@ class Checkpoints:
         With `resizing`, where ranks are as many as others were, each draws others, by the seed and the step.
         """
         manifest = read_manifest(checkpoint)
-        if self.place.rank == 0:
-            verify(checkpoint, manifest)
-        barrier(self.place.device)
         step.load(checkpoint / STATE)
         if resizing:
             torch.manual_seed(stable_seed(f"{manifest.spec.seed}:{manifest.step}:{self.place.rank}"))

@@ -24,7 +24,7 @@ from scalebench.spec import PlannedRun, RunSpec
 from scalebench.strategies import create
 from scalebench.training import entry
 from scalebench.training.board import Board
-from scalebench.training.manifest import WEIGHTS, Manifest, checkpoints_in
+from scalebench.training.manifest import WEIGHTS, Manifest, checkpoints_in, read_manifest, verify
 from scalebench.training.parts import parts
 from scalebench.training.stopping import ended
 from scalebench.training.worker import TrainJob
@@ -45,8 +45,14 @@ FREE_OF_RECIPE = {
 
 
 def train(run: PlannedRun, *, results: Path, start_method: StartMethod, board: Board) -> tuple[Record, Path]:
-    """Train as planned and store the record, whatever becomes of it. Raises UserError and KeyboardInterrupt as
-    scalebench.harness.runner.execute does."""
+    """Train as planned and store the record, whatever becomes of it.
+
+    Raises UserError and KeyboardInterrupt as scalebench.harness.runner.execute does, and UserError for a checkpoint to
+    go on from that is damaged.
+    """
+    if run.training and run.training.resume:
+        checkpoint = Path(run.training.resume)
+        verify(checkpoint, read_manifest(checkpoint))
     with stoppable() as stop:
         begin = Begin(main=entry.main, job=partial(_job, board))
         session = Session(results, [run], detect(run.spec.device), start_method, begin=begin)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from scalebench.recipe import Recipe
 from scalebench.records.memory import MemoryFacts
 from scalebench.records.record import (
     ChunkFacts,
@@ -15,6 +16,7 @@ from scalebench.records.record import (
     WindowFacts,
     WorkloadFacts,
 )
+from scalebench.records.training import Evaluation, Save, TrainingFacts
 from scalebench.spec import RunSpec, Trial
 
 ENVIRONMENT: dict[str, object] = {
@@ -140,6 +142,23 @@ def make_trial(spec: RunSpec, step_seconds: float = 0.01, *, search: str = "a", 
     """A trial of a search for the micro-batch: the few steps that show whether it fits, unless `spec` times more."""
     trial = Trial(sought="micro_batch", value=spec.micro_batch, search=search)
     return make_record(spec, step_seconds, **{"kind": "trial", "trial": trial} | fields)
+
+
+def make_training(spec: RunSpec, losses: Sequence[float] = (2.0, 1.0, 1.5), **fields: Any) -> Record:
+    """A training validated after every step, each of which took a second, the validation a quarter of another, and
+    saved twice; resumed at step 7."""
+    recipe = Recipe(steps=13, steps_per_epoch=5, base_learning_rate=0.1, val_every=1, **fields)
+    evaluations = [
+        Evaluation(step=step, samples=8 * step, elapsed_seconds=1.25 * step, seconds=0.25, metrics={"loss": loss})
+        for step, loss in enumerate(losses, 11)
+    ]
+    saves = [Save(step=step, seconds=seconds, file_bytes=1024 * step) for step, seconds in ((12, 0.1), (13, 0.3))]
+    training = TrainingFacts(
+        first_step=7, load_seconds=0.5, evaluations=evaluations, saves=saves, elapsed_seconds=20.0, train_samples=90,
+        val_samples=10, ended="steps",
+    )  # fmt: skip
+    made = make_record(spec, [1.0] * 3)
+    return made.model_copy(update={"kind": "train", "recipe": recipe, "training": training})
 
 
 def make_parity(spec: RunSpec, passed: bool = True, **fields: Any) -> Record:

@@ -11,6 +11,7 @@ import pytest
 
 from scalebench.analysis.frame import to_frame
 from scalebench.cli.summary import summary
+from scalebench.recipe import Target
 from scalebench.records.device import InterfaceBytes, NetworkFacts, SensorFacts
 from scalebench.records.loading import LoaderRate
 from scalebench.records.phases import PhaseFacts
@@ -19,7 +20,7 @@ from scalebench.records.record import Record
 from scalebench.records.theory import TheoryFacts
 from scalebench.reporting import report
 from scalebench.scheme import scheme_of
-from tests.unit.factory import ENVIRONMENT, make_parity, make_record, make_spec, make_trial
+from tests.unit.factory import ENVIRONMENT, make_parity, make_record, make_spec, make_training, make_trial
 from tests.unit.test_exchange import MODEL, seen
 from tests.unit.test_memory_report import facts as memory_facts
 from tests.unit.test_probe import make_facts, make_probe
@@ -88,7 +89,9 @@ def everything(device: str = "cpu") -> tuple[list[Record], list[Probe]]:
     elsewhere = make_record(
         make_spec(**fields, steps=120), long, session="s2", environment=ENVIRONMENT | {"python": "3.12"}
     )
-    return [*records, *trials, failed, parity, elsewhere], [filled_probe(device)]
+    target = Target(metric="loss", value=1.2, higher=False)
+    training = make_training(make_spec(**fields), target=target)
+    return [*records, *trials, failed, parity, elsewhere, training], [filled_probe(device)]
 
 
 def filled(record: Record) -> Record:
