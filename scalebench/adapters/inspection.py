@@ -5,9 +5,8 @@ On meta tensors, which take neither memory nor time; a model whose forward looks
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,20 +49,14 @@ def inspect_model(name: str, root: nn.Module, batch: Batch) -> Inspection:
 
 def _inspected(name: str, root: nn.Module, batch: Batch) -> Inspection:
     root.train()
-    with _uniform_attention(), FlopCounterMode(display=False) as counter:
+    # Attention as matrix products, which the counter knows on every device: full, not causal.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         loss = root(batch)
         _require_loss(name, loss)
         loss.backward()
     samples = next(iter(batch.values())).size(0)
     unused = [key for key, one in root.named_parameters() if one.requires_grad and one.grad is None]
     return Inspection(flops_per_sample=counter.get_total_flops() / samples or None, unused=tuple(unused))
-
-
-@contextlib.contextmanager
-def _uniform_attention() -> Iterator[None]:
-    """Attention as matrix products, which FlopCounterMode knows on every device: full, not causal."""
-    with sdpa_kernel(SDPBackend.MATH):
-        yield
 
 
 def _require_loss(name: str, loss: Any) -> None:

@@ -13,8 +13,8 @@ SHOWN = 3
 
 def reason_against(workload: OwnWorkload, name: str, options: Mapping[str, object], config: TrainConfig) -> str | None:
     """Why strategy `name` cannot train `workload`, and what to do; None when nothing is known to speak against it."""
-    target = strategies.entry(name).target
-    given = {**strategies.entry(name).preset, **options}
+    entry = strategies.entry(strategies.raw_name(name))  # a framework's strategy can do no more than what it wraps
+    target, given = entry.target, {**entry.preset, **options}
     unused = workload.inspection.unused
     if target == "ddp:DDP" and unused and not given.get("find_unused_parameters"):
         return (

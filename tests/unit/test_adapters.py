@@ -138,6 +138,7 @@ def test_a_changed_file_is_another_cell(tmp_path):
         ),
         (HEAD + "def make(): return nn.Linear(4, 3).requires_grad_(False), nn.CrossEntropyLoss(), data", "make",
          ["no trainable"]),
+        (HEAD + "def make(): return nn.Linear(4, 3), (lambda output, target: None), data", "make", ["a NoneType"]),
         (HEAD + "def make(): return nn.LazyLinear(3), nn.CrossEntropyLoss(), data", "make", ["not initialised"]),
         (
             HEAD + "def make(): return nn.Linear(4, 3), nn.CrossEntropyLoss(), [{'name': 'x', 'a': 1.0}] * 9",
