@@ -47,7 +47,7 @@ def _of_spec(spec: RunSpec) -> dict[str, Any]:
 
 def _of_recipe(recipe: Recipe) -> dict[str, Any]:
     names = ("steps", "schedule", "warmup_steps", "val_share", "val_data", "val_every", "monitor", "patience")
-    said = {name: getattr(recipe, name) for name in (*names, "save_every", "keep_best")}
+    said = {name: getattr(recipe, name) for name in (*names, "save_every", "keep_best", "log_every")}
     said |= {"lr_rule": recipe.rule, "lr_rule_by": recipe.rule_by, "lr_base": recipe.base}
     said |= {"learning_rate": str(recipe.base_learning_rate), "limit_train_batches": str(recipe.steps_per_epoch)}
     said |= {"limit_val_batches": str(recipe.val_batches)}

@@ -12,13 +12,14 @@ import click
 from scalebench import workloads
 from scalebench.cli.asking import Asked, read_assignments
 from scalebench.cli.flags import request_flags
+from scalebench.cli.recipes import resolved
 from scalebench.cli.resuming import resumed_checkpoint, resuming_flags, with_global_batch
 from scalebench.cli.run import DEFAULT_RESULTS, cells_of, is_worker
 from scalebench.cli.summary import cautions, exit_code, problems, where
 from scalebench.errors import UserError
 from scalebench.machine import Machine, detect
 from scalebench.matrix import Request
-from scalebench.recipe import Contents, Recipe, Rule, RuleBy, Schedule, Target, Training
+from scalebench.recipe import Contents, Recipe, Rule, RuleBy, Schedule, Training
 from scalebench.records.record import Record
 from scalebench.records.store import reserved
 from scalebench.spec import PlannedRun, RunSpec
@@ -35,8 +36,6 @@ SHARED = (
 )  # fmt: skip
 """Flags that `scalebench run` has too, here with one value each."""
 SHORT = {"clip_norm": "--clip", "learning_rate": "--lr"}
-LOWER = ("loss", "perplexity", "error", "fid")
-"""Metrics whose names end so are the better the lower they are."""
 
 
 def shared_flags() -> list[click.Option]:
@@ -66,6 +65,7 @@ def own_flags() -> list[click.Option]:
         ("val-data", str, "What to validate on, as --data names it. Default: a part of --data, held out."),
         ("val-share", click.FloatRange(0, 1, min_open=True, max_open=True), "How much is held out. Default: 0.1."),
         ("val-every", least, "Steps between validations. Default: an epoch."),
+        ("log-every", least, "Steps between two looks at loss and speed, each a short pause. Default: 10."),
         ("limit-train-batches", str, "Steps in an epoch at most: a number, or a share such as 0.1 or 10%."),
         ("limit-val-batches", str, "Micro-batches in a validation at most, likewise."),
         ("monitor", str, "The metric that tells the best checkpoint. Default: loss."),
@@ -169,75 +169,6 @@ def cell(asked: Asked, request: Request, machine: Machine) -> RunSpec:
 def default_folder(spec: RunSpec) -> str:
     """`gpt-tiny-fsdp-fp32`."""
     return f"{spec.model_name.replace(' ', '-')}-{spec.strategy}-{spec.precision}".replace("/", "_")
-
-
-def resolved(spec: RunSpec, flags: dict[str, Any], lengths: Any) -> tuple[Recipe, RunSpec]:
-    """The recipe, nothing in it left open, and the spec with the learning rate that it makes of what was asked."""
-    from scalebench.training.learning_rate import scaled
-
-    names = ("schedule", "warmup_steps", "val_data", "val_share", "monitor", "patience", "keep_best", "save_every")
-    said: dict[str, Any] = {name: flags[name] for name in names if name in flags}
-    said["monitor"] = flags.get("monitor", "loss").removeprefix("val_")
-    base_rate, by = spec.optimizer.learning_rate, flags.get("lr_rule_by", "batch")
-    size, usual = (spec.global_batch, spec.micro_batch) if by == "batch" else (spec.world_size, 1)
-    base = flags.get("lr_base", usual)
-    draft = Recipe(steps=1, steps_per_epoch=1, base_learning_rate=base_rate, val_every=1, **said)
-    per_epoch, val_batches = lengths(spec, draft)
-    per_epoch = limited(per_epoch, flags.get("limit_train_batches"), "limit_train_batches")
-    steps = flags.get("steps") or max(1, round(flags.get("epochs", 1) * per_epoch))
-    if "steps" in flags and "epochs" in flags:
-        raise UserError("--steps and --epochs both say how long. Leave one of them out.")
-    recipe = draft.model_copy(
-        update={
-            "steps": steps,
-            "steps_per_epoch": per_epoch,
-            "rule": flags.get("lr_rule", "none"),
-            "rule_by": by,
-            "base": base,
-            "higher": higher(draft.monitor),
-            "val_every": flags.get("val_every", per_epoch),
-            "val_batches": limited(val_batches, flags.get("limit_val_batches"), "limit_val_batches"),
-            "contents": flags.get("checkpoint_contents", "full"),
-            "target": target(flags.get("target")),
-        }
-    )
-    optimizer = spec.optimizer.__class__(
-        **{**vars(spec.optimizer), "learning_rate": scaled(base_rate, recipe.rule, size / base)}
-    )
-    return recipe, spec.model_copy(update={"optimizer": optimizer, "steps": steps})
-
-
-def limited(whole: int, asked: str | None, flag: str) -> int:
-    """`whole`, or as much of it as was asked: a number, or a share."""
-    if asked is None:
-        return whole
-    text = asked.strip()
-    try:
-        percentage = text.endswith("%")
-        value = float(text.removesuffix("%")) / (100 if percentage else 1)
-    except ValueError:
-        value = 0.0
-    share = percentage or "." in text
-    if not value > 0 or (share and value > 1) or (not share and value != int(value)):
-        raise UserError(f"--{flag.replace('_', '-')} {asked}: expected a number, or a share such as 0.1 or 10%.")
-    return max(1, round(whole * value)) if share else min(whole, int(value))
-
-
-def higher(metric: str) -> bool:
-    """Whether a metric is the better the higher it is, by its name."""
-    return not metric.endswith(LOWER)
-
-
-def target(asked: str | None) -> Target | None:
-    """`NAME=VALUE`, the name with `val_` or without."""
-    if asked is None:
-        return None
-    name, _, value = asked.partition("=")
-    try:
-        metric = name.strip().removeprefix("val_")
-        return Target(metric=metric, value=float(value), higher=higher(metric))
-    except ValueError:
-        raise UserError(f"--target {asked}: expected NAME=VALUE, e.g. val_accuracy=0.97.") from None
 
 
 def plan_lines(spec: RunSpec, recipe: Recipe, machine: Machine) -> list[str]:

@@ -11,8 +11,9 @@ import torch
 from scalebench import workloads
 from scalebench.cli.asking import Asked
 from scalebench.cli.main import exit_code
+from scalebench.cli.recipes import limited, resolved, target
 from scalebench.cli.resuming import resuming_flags, with_global_batch
-from scalebench.cli.train import SHARED, cell, limited, resolved, target
+from scalebench.cli.train import SHARED, cell
 from scalebench.data.batches import loader
 from scalebench.errors import UserError
 from scalebench.machine import detect
@@ -207,7 +208,7 @@ def test_other_recipes_are_not_resumed(changes: dict[str, object], said: str, tm
 def test_resuming_asks_for_what_was_asked_before(tmp_path: Path) -> None:
     target = {"metric": "loss", "value": 1.5, "higher": False}
     spec = make_spec(ema_decay=0.9, workload_options=workloads.resolve_options("gpt", "tiny", {"dropout": 0.25}))
-    settings = {"recipe": recipe(schedule="linear", val_batches=4, target=target), "spec": spec}
+    settings = {"recipe": recipe(schedule="linear", val_batches=4, log_every=7, target=target), "spec": spec}
     checkpoint = make_checkpoint(tmp_path, 5, 2.0, **settings)
     manifest = read_manifest(checkpoint)
     flags = resuming_flags(checkpoint, manifest, {"device": "cpu", "steps": 200})

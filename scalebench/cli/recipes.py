@@ -1,0 +1,96 @@
+"""The flags of `scalebench train` that make a recipe, and the recipe that they make."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from scalebench.errors import UserError
+from scalebench.recipe import Recipe, Target
+from scalebench.spec import RunSpec
+
+LOWER = ("loss", "perplexity", "error", "fid")
+"""Metrics whose names end so are the better the lower they are."""
+AS_GIVEN = ("schedule", "warmup_steps", "val_data", "val_share", "patience", "keep_best", "save_every", "log_every")
+
+Lengths = Callable[[RunSpec, Recipe], tuple[int, int]]
+"""Steps in a whole epoch, and micro-batches in a whole validation."""
+
+
+def resolved(spec: RunSpec, flags: Mapping[str, Any], lengths: Lengths) -> tuple[Recipe, RunSpec]:
+    """The recipe, nothing in it left open, and the spec with the learning rate that it makes of what was asked."""
+    from scalebench.training.learning_rate import scaled
+
+    recipe = timed(rated(spec, flags), flags, lengths, spec)
+    size = spec.global_batch if recipe.rule_by == "batch" else spec.world_size
+    peak = scaled(recipe.base_learning_rate, recipe.rule, size / recipe.base)
+    optimizer = dataclasses.replace(spec.optimizer, learning_rate=peak)
+    return recipe, spec.model_copy(update={"optimizer": optimizer, "steps": recipe.steps})
+
+
+def rated(spec: RunSpec, flags: Mapping[str, Any]) -> Recipe:
+    """All but how long it is."""
+    monitor, by = flags.get("monitor", "loss").removeprefix("val_"), flags.get("lr_rule_by", "batch")
+    return Recipe(
+        steps=1,
+        steps_per_epoch=1,
+        val_every=1,
+        base_learning_rate=spec.optimizer.learning_rate,
+        rule=flags.get("lr_rule", "none"),
+        rule_by=by,
+        base=flags.get("lr_base", spec.micro_batch if by == "batch" else 1),
+        monitor=monitor,
+        higher=higher(monitor),
+        contents=flags.get("checkpoint_contents", "full"),
+        target=target(flags.get("target")),
+        **{name: flags[name] for name in AS_GIVEN if name in flags},
+    )
+
+
+def timed(recipe: Recipe, flags: Mapping[str, Any], lengths: Lengths, spec: RunSpec) -> Recipe:
+    """`recipe` with epochs in steps, and limits in numbers."""
+    if "steps" in flags and "epochs" in flags:
+        raise UserError("--steps and --epochs both say how long. Leave one of them out.")
+    per_epoch, val_batches = lengths(spec, recipe)
+    per_epoch = limited(per_epoch, flags.get("limit_train_batches"), "limit_train_batches")
+    found = {
+        "steps": flags.get("steps") or max(1, round(flags.get("epochs", 1) * per_epoch)),
+        "steps_per_epoch": per_epoch,
+        "val_every": flags.get("val_every", per_epoch),
+        "val_batches": limited(val_batches, flags.get("limit_val_batches"), "limit_val_batches"),
+    }
+    return recipe.model_copy(update=found)
+
+
+def limited(whole: int, asked: str | None, flag: str) -> int:
+    """`whole`, or as much of it as was asked: a number, or a share."""
+    if asked is None:
+        return whole
+    text = asked.strip()
+    try:
+        percentage = text.endswith("%")
+        value = float(text.removesuffix("%")) / (100 if percentage else 1)
+    except ValueError:
+        value = 0.0
+    share = percentage or "." in text
+    if not value > 0 or (share and value > 1) or (not share and value != int(value)):
+        raise UserError(f"--{flag.replace('_', '-')} {asked}: expected a number, or a share such as 0.1 or 10%.")
+    return max(1, round(whole * value)) if share else min(whole, int(value))
+
+
+def higher(metric: str) -> bool:
+    """Whether a metric is the better the higher it is, by its name."""
+    return not metric.endswith(LOWER)
+
+
+def target(asked: str | None) -> Target | None:
+    """`NAME=VALUE`, the name with `val_` or without."""
+    if asked is None:
+        return None
+    name, _, value = asked.partition("=")
+    try:
+        metric = name.strip().removeprefix("val_")
+        return Target(metric=metric, value=float(value), higher=higher(metric))
+    except ValueError:
+        raise UserError(f"--target {asked}: expected NAME=VALUE, e.g. val_accuracy=0.97.") from None
