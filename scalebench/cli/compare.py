@@ -72,6 +72,9 @@ def compare_stored(base: str, new: str) -> list[Match]:
     from scalebench.analysis.verdicts import match
     from scalebench.records.revision import load_side
 
+    for given in (base, new):
+        if given.endswith(".toml"):
+            raise UserError(f"'{given}' says what to measure, and holds no records. Measure both sides in turn: --live")
     sides = [load_side(given) for given in (base, new)]
     for side in sides:
         for path, reason in side.damaged:

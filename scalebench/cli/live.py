@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 LOOKS = (10, 20, 40)
 MAIN = ("step", "throughput", "cell", "parity")
 """What must be known before measuring ends: other figures are told as they are then."""
-QUESTION = "question.json"
+QUESTION = "question.txt"
+"""JSON, but no record."""
 
 Specs = tuple[RunSpec, RunSpec]
 

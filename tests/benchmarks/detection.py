@@ -159,7 +159,9 @@ def rows_of(found: dict[int, Found]) -> list[list[str]]:
         [
             str(ranks),
             name,
-            *("none" if change is None else f"{change:.1%}" for change, _ in edges),
+            *[*("none" if change is None else f"{change:.1%}" for change, _ in edges), *["n/a"] * len(PAIRS)][
+                : len(PAIRS)
+            ],
             ", ".join(f"{false:.1%}" for _, false in edges),
         ]
         for ranks, gates_found in found.items()

@@ -112,6 +112,13 @@ def test_gates(baseline: Path) -> None:
     assert "step inconclusive: the baseline has 1 session" in found.stdout
 
 
+def test_the_documented_module_is_ten_lines_that_pytest_collects(tmp_path: Path) -> None:
+    module = (ROOT / "docs" / "ci.md").read_text().split("```python\n")[1].split("```")[0]
+    assert len([line for line in module.splitlines() if line.strip()]) <= 10
+    found = run_pytest(tmp_path, module, "--collect-only", "-q", "--strict-markers")
+    assert (found.returncode, "2 tests collected" in found.stdout) == (0, True), found
+
+
 REFUSED = [
     ("""scalebench(strategy="ddp", gpus=1, steps="x")""", "", "--steps: expected a whole number"),
     ("""scalebench(strategy=["ddp", "fsdp"], gpus=1)""", "", "a test measures one cell, and 2 were asked for"),

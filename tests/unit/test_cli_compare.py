@@ -140,6 +140,7 @@ def bad_inputs(folder: Path) -> dict[str, str]:
     write(folder / "foreign", "a.json", '{"machine_info": {}, "benchmarks": []}')
     write(folder / "old", "a.json", '{"record_schema": 0}')
     write(folder, "text.md", "# not a record")
+    write(folder, "ci.toml", "[run]")
     return {
         "absent": "does not exist",
         "empty": "holds no records",
@@ -147,6 +148,7 @@ def bad_inputs(folder: Path) -> dict[str, str]:
         "foreign": "holds no readable record: a.json: not a valid record",
         "old": "record schema 0; this version reads 1",
         "text.md": "holds no readable record",
+        "ci.toml": "Measure both sides in turn: --live",
         "none/of:it": "does not exist",
     }
 
