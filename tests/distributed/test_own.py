@@ -103,3 +103,30 @@ def test_a_loop_on_two_ranks_is_one_record(tmp_path: Path) -> None:
     assert [len(rank.step_end_ns) for rank in record.ranks] == [8, 8]
     assert record.ranks[0].losses != record.ranks[1].losses  # each its own
     assert record.ranks[0].chunks[0].start_ns < min(rank.step_end_ns[0] for rank in record.ranks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "ranks", "named"),
+    [("script", 2, "script"), ("trainer_lightning", 1, "lightning_trainer"),
+     ("trainer_transformers", 1, "transformers_trainer")],
+)  # fmt: skip
+def test_scripts_with_two_more_lines_are_recorded(tmp_path: Path, script: str, ranks: int, named: str) -> None:
+    package = script.removeprefix("trainer_")
+    if package != script and importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if ranks > 1 else []
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [sys.executable, *launcher, f"{script}.py", str(tmp_path)],
+        cwd=ROOT / "tests" / "examples",
+        env=environment,
+        check=True,
+        capture_output=True,
+        timeout=240,
+    )
+    [path] = tmp_path.rglob("*-run0.json")
+    record = Record.model_validate_json(path.read_text())
+    assert (record.status, record.spec.strategy, record.spec.world_size) == ("ok", named, ranks)
+    assert (record.spec.accumulation, record.spec.optimizer.name) == (2, "adamw")
+    assert len(record.ranks[0].step_end_ns) == 5 + 2 + 20

@@ -11,6 +11,7 @@ import torch
 
 from scalebench import adapters
 from scalebench.errors import UserError
+from scalebench.harness.loading import at_rates
 from scalebench.recipe import Recipe
 from scalebench.training.parts import parts
 from tests.unit.factory import make_spec
@@ -59,6 +60,20 @@ def test_its_scheduler_sets_the_rate_of_each_step() -> None:
     workload = adapters.create(LIT, {}, seed=7)
     rates = workload.rates(0.1, steps_per_epoch=5)
     assert [next(rates) for _ in range(12)] == pytest.approx([0.01 * min(10, step + 1) for step in range(12)])
+
+
+def test_the_steps_of_a_run_get_their_rates() -> None:
+    class Step:
+        def __init__(self) -> None:
+            self.rates: list[float] = []
+
+        def set_learning_rate(self, value: float) -> None:
+            self.rates.append(value)
+
+    step, spec = Step(), make_spec(workload=LIT, data="own", optimizer={"learning_rate": 0.5})
+    batches: Any = iter([["a"], ["b"], ["c"]])
+    assert list(at_rates(batches, step, adapters.create(LIT, {}, seed=8), spec, 205)) == [["a"], ["b"], ["c"]]
+    assert step.rates == pytest.approx([0.05, 0.1, 0.15])
 
 
 def test_a_scheduler_by_the_epoch(tmp_path: Path) -> None:
