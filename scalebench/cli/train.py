@@ -23,7 +23,7 @@ from scalebench.recipe import Contents, Recipe, Rule, RuleBy, Schedule, Training
 from scalebench.records.record import Record
 from scalebench.records.store import reserved
 from scalebench.spec import PlannedRun, RunSpec
-from scalebench.training.manifest import Manifest
+from scalebench.training.manifest import Manifest, checkpoints_in
 
 HELP = """Train a model to a result under a strategy; checkpoints, validation and a record.
 
@@ -152,6 +152,8 @@ def carry_out(
     for line in [record.model_dump_json()] if json_lines else result_lines(record, path):
         click.echo(line)
     tell(problems([(record, path)]))
+    if record.status != "ok" and checkpoints_in(folder):
+        tell([f"what it had saved is whole; go on with: scalebench train --resume {folder}"])
     return exit_code([record])
 
 

@@ -20,6 +20,7 @@ from scalebench.recipe import Recipe, Training
 from scalebench.records.record import Record
 from scalebench.records.training import TrainingFacts
 from scalebench.spec import PlannedRun, RunSpec
+from scalebench.strategies.config import OptimizerConfig
 from scalebench.training import session
 from scalebench.training.board import Board
 from scalebench.training.manifest import MANIFEST, checkpoints_in
@@ -31,6 +32,9 @@ pytestmark = pytest.mark.distributed
 
 STEPS = 12
 SMALL = {"num_layers": 1, "hidden_size": 32, "num_heads": 2, "context_length": 16, "vocab_size": 256, "dropout": 0.1}
+
+
+LEARNING = ("fsdp", "deepspeed_stage_2")
 
 
 def small(strategy: str, ranks: int = 2, **changes: object) -> RunSpec:
@@ -132,6 +136,31 @@ def test_two_ranks_go_on_as_one(tmp_path: Path) -> None:
     resumed = train(tmp_path / "one", small("single", 1, accumulation=2, **options), resume=earlier)
     losses = [sum(pair) / 2 for pair in zip(*(rank.losses for rank in straight.ranks), strict=True)]
     assert resumed.ranks[0].losses == pytest.approx(losses[4:], rel=FP32_TOLERANCE)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", *(pytest.param(n, marks=pytest.mark.slow) for n in LEARNING)])
+def test_the_classifier_learns_to_read_digits(strategy: str, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    options = workloads.resolve_options("classifier", "conv", {"image_size": 12})
+    changes = {"workload": "classifier", "size": "conv", "workload_options": options, "data": "digits"}
+    optimizer = OptimizerConfig(learning_rate=0.002)
+    spec = small(strategy, **changes, micro_batch=16, ema_decay=None, optimizer=optimizer)
+    target = {"metric": "accuracy", "value": 0.97, "higher": True}
+    fields = {"warmup_steps": 20, "steps_per_epoch": 50, "val_every": 50, "val_batches": None, "save_every": None}
+    found = facts(train(tmp_path / "c", spec, recipe(steps=400, target=target, **fields)))
+    assert found.ended == "target"
+    assert found.val_samples == 180
+
+
+def test_gpt_learns_more_of_a_text_than_how_often_each_byte_occurs(tmp_path: Path) -> None:
+    options = workloads.resolve_options("gpt", "tiny")
+    spec = small("ddp", workload_options=options, data="text:stdlib", optimizer=OptimizerConfig(learning_rate=0.003))
+    asked = recipe(steps=60, val_every=60, val_batches=40, save_every=None)
+    (evaluation,) = facts(train(tmp_path / "c", spec, asked)).evaluations
+    _, held = parts(workloads.create("gpt", "tiny", options), spec, asked)
+    counts = held.__getitems__(range(80))["targets"].flatten().bincount().double()
+    shares = counts[counts > 0] / counts.sum()
+    assert evaluation.metrics["loss"] < -(shares * shares.log()).sum().item()
 
 
 def test_a_target_ends_the_training_early(tmp_path: Path) -> None:
