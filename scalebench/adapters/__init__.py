@@ -64,10 +64,10 @@ def source_sha256(name: str) -> str | None:
     place = name.rpartition(":")[0]
     if is_file(place):
         return hashlib.sha256(Path(place).read_bytes()).hexdigest()
-    from scalebench.adapters.importing import importable_from_here
+    from scalebench.adapters.importing import search_here
 
-    with importable_from_here():
-        found = importlib.util.find_spec(place.partition(".")[0]) and importlib.util.find_spec(place)
+    search_here()
+    found = importlib.util.find_spec(place.partition(".")[0]) and importlib.util.find_spec(place)
     origin = Path(found.origin) if found and found.origin and found.has_location else None
     installed = origin is None or "site-packages" in origin.parts
     return None if installed or origin is None else hashlib.sha256(origin.read_bytes()).hexdigest()

@@ -20,7 +20,8 @@ from scalebench.errors import UserError
 
 def load_module(place: str) -> ModuleType:
     """The user's module: a file's, or one by its dotted name, from the current folder too. Raises UserError."""
-    with importable_from_here(), told(place):
+    search_here()
+    with told(place):
         return _load_file(Path(place)) if is_file(place) else importlib.import_module(place)
 
 
@@ -44,12 +45,10 @@ def _load_file(path: Path) -> ModuleType:
     return module
 
 
-@contextlib.contextmanager
-def importable_from_here() -> Iterator[None]:
-    """While inside, and from then on, modules of the current folder are found, as by `python -m`."""
+def search_here() -> None:
+    """From now on modules of the current folder are found, as by `python -m`."""
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    yield
 
 
 @contextlib.contextmanager
@@ -61,15 +60,17 @@ def told(what: str) -> Iterator[None]:
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        raise UserError(f"{what} {_said(error)}.{_kept_traceback()}") from error
+        raise UserError(f"{what} {_said(what, error)}.{_kept_traceback()}") from error
 
 
-def _said(error: BaseException) -> str:
+def _said(what: str, error: BaseException) -> str:
     """What happened, and where in the user's code."""
     if isinstance(error, SyntaxError):
         return f"is no valid Python: {error.msg} ({error.filename}, line {error.lineno})"
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
+        if f"{what}.".startswith(f"{error.name}."):
+            return f"is not there: no module '{error.name}' is installed, or lies in the current folder"
         return f"needs the package '{package}', which is not installed: pip install {package}"
     said = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".: ")
     return f"raises {said}{_place(error)}"

@@ -162,7 +162,7 @@ def test_names_that_are_none(given):
 
 
 def test_a_module_that_is_not_installed():
-    with pytest.raises(UserError, match="no_such_package_here"):
+    with pytest.raises(UserError, match="is not there: no module 'no_such_package_here'"):
         adapters.create("no_such_package_here.net:make", {})
 
 
