@@ -31,8 +31,8 @@ SHOW: dict[str, Callable[[float], str]] = {
 NAMED = 6
 """As many regressions as a sentence may name."""
 COLORS = {"slower": VERMILION, "more": VERMILION, "same": BLUE, "faster": GREEN, "less": GREEN}
-WIDEST = 1.0
-"""Of an interval that is drawn whole, as a logarithm."""
+SHOWN = (-50.0, 100.0)
+"""What the axis (%) spans at most, unless a ratio itself lies beyond: of a wider interval the rest leaves the plot."""
 
 
 def headline(verdicts: Sequence[Verdict], name: Name) -> str:
@@ -163,11 +163,16 @@ def forest(verdicts: Sequence[Verdict], name: Name, margin: float) -> Figure | N
     shown = [v for v in verdicts if v.compared and v.low is not None and v.high is not None]
     if not shown:
         return None
-    plot, (axis,) = titled_canvas(["New over baseline, with 90% intervals"], 1, height=1.4 + 0.28 * len(shown))
+    plot, (axis,) = titled_canvas(
+        ["New over baseline, with the intervals that verdicts rest on"], 1, height=1.4 + 0.28 * len(shown)
+    )
     axis.axvspan(100 * (1 / (1 + margin) - 1), 100 * margin, color="0.93", zorder=0)
     axis.axvline(0, color="0.5", linewidth=0.8)
     for place, verdict in enumerate(reversed(shown)):
         _draw(axis, place, verdict)
+    low, high = axis.get_xlim()
+    changes = [100 * (verdict.compared.ratio - 1) for verdict in shown if verdict.compared]
+    axis.set_xlim(max(low, min(SHOWN[0], *changes)), min(high, max(SHOWN[1], *changes)))
     labels = [f"{name(v.spec)}: {metric_title(v.subject)}" for v in reversed(shown)]
     axis.set_yticks(range(len(shown)), labels, fontsize=7)
     axis.set_xlabel("change (%); shaded: the margin that counts as the same")

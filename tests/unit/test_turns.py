@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scalebench.cli.live import State, read_looks
+from scalebench.cli.live import QUESTION, State, read_looks
 from scalebench.cli.main import exit_code
 from scalebench.errors import EXIT_USAGE, UserError
 from scalebench.harness.turns import order
@@ -46,6 +46,18 @@ def test_wrong_looks(given: str) -> None:
             read_looks(given)
     else:
         assert read_looks(None) == (10, 20, 40)
+
+
+def test_a_folder_of_another_comparison_is_left_alone(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("one.toml").write_text(FILES["one.toml"])
+    for known, told in (("[]", "pairs of another comparison"), ("{", "is damaged. Remove it")):
+        Path(QUESTION).write_text(known)
+        assert exit_code(["compare", "--live", "one.toml", "one.toml", "--results", "."]) == EXIT_USAGE
+        assert told in capsys.readouterr().err
+        assert Path(QUESTION).read_text() == known
 
 
 FILES = {
