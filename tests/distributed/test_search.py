@@ -58,7 +58,7 @@ def endings(specs: list[RunSpec], results: Path) -> list[tuple[str, str | None]]
 
 
 EDGE_MOVES = pytest.mark.slow
-"""Not in CI: on a CPU the edge lies some MiB elsewhere from process to process, as the heap happens to lie, so that a run
+"""Not in CI: on a CPU the edge lies some MiB elsewhere from process to process, as the heap happens to lie; so a run
 at the edge that trials found may still run out of memory."""
 
 
