@@ -13,11 +13,14 @@ import os
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from .safe_reading import read_plain
 
 MASTERS = ("single_partition_of_fp32_groups", "fp32_groups_flat_partition", "fp32_partitioned_groups_flat")
 """Where ZeRO 1 and 2, bf16 at stage 1, and ZeRO 3 keep this rank's share of what the optimizer updates."""
@@ -101,6 +104,23 @@ def autocast_dtype(engine: Any) -> str | None:
     if not engine.torch_autocast_enabled():
         return None
     return {torch.bfloat16: "bf16", torch.float16: "fp16"}[engine.torch_autocast_dtype()]
+
+
+def read_without_code(engine: Any) -> None:
+    """Let an engine make nothing but tensors, plain values and its own classes of the files that it loads."""
+
+    def load(path: str, map_location: Any = None) -> Any:
+        return read_plain(Path(path), map_location, saved_classes())
+
+    engine.checkpoint_engine.load = load
+
+
+def saved_classes() -> list[type]:
+    """Those of DeepSpeed that are in its files."""
+    scaler: Any = importlib.import_module("deepspeed.runtime.fp16.loss_scaler")
+    fragment: Any = importlib.import_module("deepspeed.utils.tensor_fragment")
+    zero: Any = importlib.import_module("deepspeed.runtime.zero.config")
+    return [scaler.LossScaler, scaler.DynamicLossScaler, fragment.fragment_address, zero.ZeroStageEnum]
 
 
 def is_offloaded(engine: Any) -> bool:

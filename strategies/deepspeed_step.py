@@ -18,6 +18,7 @@ from .base import Batch, Task, TrainStep
 from .deepspeed_config import Plan
 from .ema import MovingAverage, averages_or_not
 from .loss_scaling import LossScaler
+from .safe_reading import read_plain
 
 SAVED = "engine"
 """The folder that a saved engine's files are in."""
@@ -132,6 +133,7 @@ class DeepSpeedStep(TrainStep):
             torch.save(self._average.shares, _averages_file(folder))
 
     def load(self, folder: Path) -> None:
+        compat.read_without_code(self._engine)
         with contextlib.redirect_stdout(sys.stderr):
             found, scaling = self._engine.load_checkpoint(str(folder), tag=SAVED)
         if found is None:
@@ -139,7 +141,7 @@ class DeepSpeedStep(TrainStep):
         if self._scaler:
             self._scaler.load_state_dict(scaling["loss_scaling"])
         if self._average:
-            self._average.shares = torch.load(_averages_file(folder), self._device, weights_only=True)
+            self._average.shares = read_plain(_averages_file(folder), self._device)
 
     def observed_precision(self) -> Mapping[str, str]:
         return compat.observed_precision(self._engine)

@@ -1,7 +1,5 @@
 """A training's state on disk, by the names of the unwrapped module: each rank writes its own share of it, and any torch
-backend on any number of ranks can read it (torch.distributed.checkpoint).
-
-The files hold Python objects: load only what a training of your own has written.
+backend on any number of ranks can read it (torch.distributed.checkpoint). Nothing in a file is ever run.
 """
 
 from __future__ import annotations
@@ -26,6 +24,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from .loss_scaling import LossScaler
+from .safe_reading import CodeFound, SafePlanner, SafeReader
 
 
 def save_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: LossScaler) -> None:
@@ -35,10 +34,13 @@ def save_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer
 
 
 def load_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: LossScaler) -> None:
-    """Make all three what they were when `folder` was written, whoever wrote it. Collective."""
+    """Make all three what they were when `folder` was written, whoever wrote it. Collective.
+
+    Raises CodeFound where reading it would run code.
+    """
     with _plainly():
         state = _state(module, optimizer, scaler)
-        load(state, checkpoint_id=folder)
+        _load(state, folder)
         set_state_dict(module, optimizer, model_state_dict=state["module"], optim_state_dict=state["optimizer"])
     if scaler.is_enabled():
         scaler.load_state_dict(state["loss_scaling"])
@@ -54,8 +56,12 @@ def load_parameters(folder: Path, module: nn.Module) -> None:
     """Take up what `save_parameters` has written. Collective."""
     with _plainly():
         state: dict[str, Any] = {"module": get_model_state_dict(module)}
-        load(state, checkpoint_id=folder)
+        _load(state, folder)
         set_model_state_dict(module, state["module"])
+
+
+def _load(state: dict[str, Any], folder: Path) -> None:
+    load(state, storage_reader=SafeReader(folder), planner=SafePlanner())
 
 
 def _state(module: nn.Module, optimizer: torch.optim.Optimizer, scaler: LossScaler) -> dict[str, Any]:
@@ -79,6 +85,8 @@ def _plainly() -> Iterator[None]:
             yield
     except CheckpointException as error:
         cause = next(iter(error.failures.values()))[0]
+        if isinstance(cause, CodeFound):
+            raise cause from error
         raise RuntimeError(f"{type(cause).__name__}: {cause}") from error
     finally:
         logger.setLevel(level)

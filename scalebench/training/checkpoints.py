@@ -19,6 +19,7 @@ from scalebench.recipe import Recipe
 from scalebench.records.training import Save
 from scalebench.strategies.base import TrainStep
 from scalebench.strategies.construct import stable_seed
+from scalebench.strategies.safe_reading import CodeFound, read_plain
 from scalebench.training.manifest import (
     AVERAGES,
     MANIFEST,
@@ -64,14 +65,16 @@ class Checkpoints:
     def load(self, checkpoint: Path, step: TrainStep, resizing: bool) -> None:
         """Take up `checkpoint`, and draw random numbers on from there. Collective.
 
-        With `resizing`, where ranks are as many as others were, each draws others, by the seed and the step.
+        With `resizing`, where ranks are not as many as then, each draws others, by the seed and the step. Raises
+        UserError for one that holds code.
         """
         manifest = read_manifest(checkpoint)
-        step.load(checkpoint / STATE)
-        if resizing:
-            torch.manual_seed(stable_seed(f"{manifest.spec.seed}:{manifest.step}:{self.place.rank}"))
-        else:
-            set_random_state(torch.load(checkpoint / random_file(self.place.rank), weights_only=True), self.place)
+        with refused(checkpoint):
+            step.load(checkpoint / STATE)
+            if resizing:
+                torch.manual_seed(stable_seed(f"{manifest.spec.seed}:{manifest.step}:{self.place.rank}"))
+            else:
+                set_random_state(read_plain(checkpoint / random_file(self.place.rank)), self.place)
 
     def _write(self, step: TrainStep, manifest: Manifest) -> Manifest:
         unfinished = self.folder / f"{UNFINISHED}{checkpoint_name(manifest.step)}"
@@ -157,6 +160,18 @@ def told(folder: Path, step: int) -> Iterator[None]:
         )
         raise UserError(
             f"the checkpoint of step {step} could not be written into {folder}: {reason}. {last}"
+        ) from error
+
+
+@contextmanager
+def refused(checkpoint: Path) -> Iterator[None]:
+    """Code that is found in a checkpoint becomes a sentence."""
+    try:
+        yield
+    except CodeFound as error:
+        raise UserError(
+            f"the checkpoint {checkpoint} holds code ({error}), which no training saves and which is never run. "
+            "Take one that you or your colleagues have written."
         ) from error
 
 
