@@ -36,23 +36,23 @@ DESCRIBING = {
 """All that a description of stored tensors is made of, by module."""
 
 
-class CodeFound(RuntimeError):
+class CodeFoundError(RuntimeError):
     """A file that would run code, were it read as Python objects; the message says which."""
 
 
 class DescriptionReader(pickle.Unpickler):
-    """Makes objects of the classes in `DESCRIBING` alone. Raises CodeFound for any other."""
+    """Makes objects of the classes in `DESCRIBING` alone. Raises CodeFoundError for any other."""
 
     def find_class(self, module: str, name: str) -> Any:
         if name not in DESCRIBING.get(module, ()):
-            raise CodeFound(f"{module}.{name}")
+            raise CodeFoundError(f"{module}.{name}")
         return super().find_class(module, name)
 
 
 class SafeReader(FileSystemReader):
     """torch's reader of a saved folder, which reads the folder's description at once, and no code in it.
 
-    Raises CodeFound. Later, torch would take that for a description that is missing.
+    Raises CodeFoundError. Later, torch would take that for a description that is missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -77,13 +77,13 @@ class SafePlanner(DefaultLoadPlanner):
 def read_plain(file: Path | IO[bytes], map_location: Any = None, classes: Sequence[type] = ()) -> Any:
     """What torch.save has written, made of tensors, plain values and objects of `classes` alone.
 
-    Raises CodeFound when it holds anything else.
+    Raises CodeFoundError when it holds anything else.
     """
     try:
         with torch.serialization.safe_globals(list(classes)):
             return torch.load(file, map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CodeFound(", ".join(_asked_for(file, classes)) or str(error).splitlines()[0]) from error
+        raise CodeFoundError(", ".join(_asked_for(file, classes)) or str(error).splitlines()[0]) from error
 
 
 def _asked_for(file: Path | IO[bytes], classes: Sequence[type]) -> Iterator[str]:

@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from .loss_scaling import LossScaler
-from .safe_reading import CodeFound, SafePlanner, SafeReader
+from .safe_reading import CodeFoundError, SafePlanner, SafeReader
 
 
 def save_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: LossScaler) -> None:
@@ -36,7 +36,7 @@ def save_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer
 def load_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: LossScaler) -> None:
     """Make all three what they were when `folder` was written, whoever wrote it. Collective.
 
-    Raises CodeFound where reading it would run code.
+    Raises CodeFoundError where reading it would run code.
     """
     with _plainly():
         state = _state(module, optimizer, scaler)
@@ -85,7 +85,7 @@ def _plainly() -> Iterator[None]:
             yield
     except CheckpointException as error:
         cause = next(iter(error.failures.values()))[0]
-        if isinstance(cause, CodeFound):
+        if isinstance(cause, CodeFoundError):
             raise cause from error
         raise RuntimeError(f"{type(cause).__name__}: {cause}") from error
     finally:

@@ -19,7 +19,7 @@ from scalebench.recipe import Recipe
 from scalebench.records.training import Save
 from scalebench.strategies.base import TrainStep
 from scalebench.strategies.construct import stable_seed
-from scalebench.strategies.safe_reading import CodeFound, read_plain
+from scalebench.strategies.safe_reading import CodeFoundError, read_plain
 from scalebench.training.manifest import (
     AVERAGES,
     MANIFEST,
@@ -168,7 +168,7 @@ def refused(checkpoint: Path) -> Iterator[None]:
     """Code that is found in a checkpoint becomes a sentence."""
     try:
         yield
-    except CodeFound as error:
+    except CodeFoundError as error:
         raise UserError(
             f"the checkpoint {checkpoint} holds code ({error}), which no training saves and which is never run. "
             "Take one that you or your colleagues have written."

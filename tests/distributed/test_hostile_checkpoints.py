@@ -14,7 +14,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from scalebench.strategies.loss_scaling import LossScaler
-from scalebench.strategies.safe_reading import CodeFound
+from scalebench.strategies.safe_reading import CodeFoundError
 from scalebench.strategies.saved_state import load_state, save_state
 from tests.distributed.ranks import run_ranks
 from tests.distributed.test_saved_state import train_on
@@ -49,7 +49,7 @@ def test_a_description_that_is_code_is_refused(tmp_path: Path) -> None:
     save_state(tmp_path / "state", *trained())
     load_state(tmp_path / "state", *trained())
     (tmp_path / "state" / ".metadata").write_bytes(pickle.dumps(Hostile(tmp_path / "touched")))
-    with pytest.raises(CodeFound, match=r"posix\.system"):
+    with pytest.raises(CodeFoundError, match=r"posix\.system"):
         load_state(tmp_path / "state", *trained())
     assert not (tmp_path / "touched").exists()
 
@@ -58,7 +58,7 @@ def test_code_among_the_values_is_refused(tmp_path: Path) -> None:
     module, optimizer, scaler = trained()
     optimizer.param_groups[0]["lr"] = Hostile(tmp_path / "touched")
     save_state(tmp_path / "state", module, optimizer, scaler)
-    with pytest.raises(CodeFound, match=r"posix\.system"):
+    with pytest.raises(CodeFoundError, match=r"posix\.system"):
         load_state(tmp_path / "state", *trained())
     assert not (tmp_path / "touched").exists()
 
@@ -79,7 +79,7 @@ def test_code_in_files_of_deepspeed_is_refused(pattern: str, tmp_path: Path) -> 
     run_ranks(train_on, 1, "deepspeed_stage_2", tmp_path / "state", 0)
     for file in (tmp_path / "state").glob(pattern):
         poisoned(file, tmp_path / "touched")
-    with pytest.raises(AssertionError, match=r"CodeFound.*posix\.system"):
+    with pytest.raises(AssertionError, match=r"CodeFoundError.*posix\.system"):
         run_ranks(take_up, 1, "deepspeed_stage_2", tmp_path / "state")
     assert not (tmp_path / "touched").exists()
 
