@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scalebench.adapters.root import Root
 from scalebench.errors import UserError
 from scalebench.strategies.construct import named_state
 from scalebench.workloads.base import Workload
@@ -55,7 +56,7 @@ def matching_state(workload: Workload, init_from: str) -> dict[str, Tensor]:
     path, asked = split_name(init_from)
     found = {_plain(name): value for name, value in _flattened(_read(path))}
     with torch.device("meta"):
-        module = workload.build()
+        wrapper, module = _unwrapped(workload.build())
     wanted = {name: value.shape for name, value in named_state(module)}
     prefix = _chosen(path, found, set(wanted), asked)
     state = {name[len(prefix) :]: value for name, value in found.items() if name.startswith(prefix)}
@@ -65,7 +66,12 @@ def matching_state(workload: Workload, init_from: str) -> dict[str, Tensor]:
             f"the checkpoint {path} is not of {workload.name} {workload.size} as asked: {'; '.join(wrong)}. "
             "Give the --size and the --set workload.* that it was trained with."
         )
-    return {name: state[name] for name in wanted}
+    return {wrapper + name: state[name] for name in wanted}
+
+
+def _unwrapped(module: nn.Module) -> tuple[str, nn.Module]:
+    """A user's own module inside of ours, whose names are the file's, and what stands before them here."""
+    return ("model.", module.model) if isinstance(module, Root) else ("", module)
 
 
 def _read(path: Path) -> Mapping[Any, Any]:

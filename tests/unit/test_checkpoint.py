@@ -83,6 +83,30 @@ def test_a_tied_parameter_may_stand_there_twice(tmp_path: Path) -> None:
     assert "head.weight" not in matching_state(gpt, str(tmp_path / "gpt.pt"))
 
 
+def test_a_model_of_ones_own_is_started_from_its_own_file(tmp_path: Path) -> None:
+    from scalebench import workloads
+
+    (tmp_path / "mine.py").write_text(OWN)
+    own = workloads.create(f"{tmp_path}/mine.py:make", "own", {})
+    torch.save({"state_dict": prefixed(nn.Linear(4, 3).state_dict(), "net.")}, tmp_path / "x.ckpt")
+    values = torch.load(tmp_path / "x.ckpt", weights_only=True)["state_dict"]
+    module = built(started(own, str(tmp_path / "x.ckpt")))
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, values[f"net.{name.removeprefix('model.')}"])
+    torch.save(nn.Linear(5, 3).state_dict(), tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match="weight is 3x5, not 3x4"):
+        started(own, str(tmp_path / "other.ckpt"))
+
+
+OWN = """
+import torch
+
+def make():
+    data = torch.utils.data.TensorDataset(torch.zeros(8, 4), torch.zeros(8, dtype=torch.int64))
+    return torch.nn.Linear(4, 3), torch.nn.functional.cross_entropy, data
+"""
+
+
 def test_a_real_lightning_checkpoint_is_read(tmp_path: Path) -> None:
     lightning = pytest.importorskip("lightning.pytorch")
 
