@@ -13,6 +13,7 @@ Schedule = Literal["constant", "cosine", "linear"]
 Rule = Literal["none", "linear", "sqrt"]
 RuleBy = Literal["batch", "gpus"]
 Contents = Literal["full", "weights"]
+ValidateOn = Literal["all", "rank0"]
 
 
 class Target(BaseModel):
@@ -29,6 +30,22 @@ class Target(BaseModel):
         return value >= self.value if self.higher else value <= self.value
 
 
+class Fid(BaseModel):
+    """The Frechet inception distance of what is generated, in the features of `extractor`.
+
+    Attributes:
+        extractor: `module:factory`, `file.py:factory`, or the file of Inception's weights.
+        metric: the distance's name: the extractor's, and a hash of its weights.
+        samples: generated, and held-out ones compared with them; None: as many as are held out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    extractor: str
+    metric: str
+    samples: int | None = Field(default=None, ge=2)
+
+
 class Recipe(BaseModel):
     """How a cell is trained. Steps are optimizer steps; the spec's learning rate is the one that the schedule peaks at.
 
@@ -39,6 +56,10 @@ class Recipe(BaseModel):
         schedule, warmup_steps: linear from 0 over the warm-up, then constant, or to 0 at the end.
         val_data: what it is judged on, as a spec's `data` is named; None: the share `val_share` of its own data, held
             out of training. val_batches: micro-batches of it, of all ranks together; None: all.
+        validate_on: all ranks in turn, or rank 0 alone while the others wait.
+        test_data: what the best checkpoint is tested on at the end, as `data` is named; or `test_share`: the share of
+            its own data that is held out for that. None of both: it is not tested.
+        samples: generated at each validation, to be looked at. fid: what they are judged by, if anything.
         val_every, save_every, log_every: steps between two; None for `save_every`: only at the end.
         monitor, higher: the metric that tells the best checkpoint, and whether larger is better.
         keep_best: checkpoints kept beside the last one. contents: `weights` cannot be resumed from.
@@ -59,6 +80,11 @@ class Recipe(BaseModel):
     val_data: str | None = None
     val_share: float = Field(default=0.1, gt=0, lt=1)
     val_batches: int | None = Field(default=None, ge=1)
+    validate_on: ValidateOn = "all"
+    test_data: str | None = None
+    test_share: float | None = Field(default=None, gt=0, lt=1)
+    samples: int = Field(default=0, ge=0)
+    fid: Fid | None = None
     val_every: int = Field(ge=1)
     save_every: int | None = Field(default=None, ge=1)
     log_every: int = Field(default=10, ge=1)
@@ -68,6 +94,11 @@ class Recipe(BaseModel):
     contents: Contents = "full"
     patience: int | None = Field(default=None, ge=1)
     target: Target | None = None
+
+    @property
+    def tests(self) -> bool:
+        """Whether the best checkpoint is tested at the end."""
+        return self.test_data is not None or self.test_share is not None
 
 
 class Training(BaseModel):

@@ -155,6 +155,9 @@ class Strategy(ABC):
     resizes: ClassVar[bool] = True
     """Whether what its step saves can be loaded on another number of ranks, and by the others of which this is true."""
 
+    evaluates_alone: ClassVar[bool] = False
+    """Whether one rank can evaluate while the others wait: it holds the whole model, and torch alone runs it."""
+
     needs_process_group: ClassVar[bool] = True
     """Whether `prepare` needs a default process group even on one rank."""
 

@@ -36,6 +36,7 @@ class DDP(Strategy):
     """
 
     name: ClassVar[str] = "ddp"
+    evaluates_alone: ClassVar[bool] = True
 
     find_unused_parameters: bool = False
     static_graph: bool = False

@@ -20,6 +20,7 @@ class Single(Strategy):
 
     name: ClassVar[str] = "single"
     max_world_size: ClassVar[int | None] = 1
+    evaluates_alone: ClassVar[bool] = True
 
     def unsupported_reason(self, config: TrainConfig, device_type: str, world_size: int) -> str | None:
         if world_size > 1:

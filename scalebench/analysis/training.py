@@ -40,6 +40,14 @@ def validation_share(facts: TrainingFacts) -> float | None:
     return sum(one.seconds for one in facts.evaluations) / facts.elapsed_seconds
 
 
+def ranks_busy(facts: TrainingFacts) -> float | None:
+    """Share of the ranks that validated at any moment, the mean over all validations: busy seconds of all ranks over
+    those of as many as the busiest of each. 1 / ranks where one evaluates everything."""
+    known = [one.rank_seconds for one in facts.evaluations if one.rank_seconds]
+    longest = sum(len(seconds) * max(seconds) for seconds in known)
+    return sum(map(sum, known)) / longest if longest else None
+
+
 def stall_seconds(facts: TrainingFacts) -> float | None:
     """Mean time for which a checkpoint held training up."""
     return fmean(save.seconds for save in facts.saves) if facts.saves else None

@@ -7,12 +7,24 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from scalebench.errors import UserError
-from scalebench.recipe import Recipe, Target
+from scalebench.recipe import Fid, Recipe, Target
 from scalebench.spec import RunSpec
 
-LOWER = ("loss", "perplexity", "error", "fid")
-"""Metrics whose names end so are the better the lower they are."""
-AS_GIVEN = ("schedule", "warmup_steps", "val_data", "val_share", "patience", "keep_best", "save_every", "log_every")
+LOWER = ("loss", "perplexity", "error")
+"""Metrics whose names end so are the better the lower they are; so are those that begin with `fid`."""
+AS_GIVEN = (
+    "schedule",
+    "warmup_steps",
+    "val_data",
+    "val_share",
+    "patience",
+    "keep_best",
+    "save_every",
+    "log_every",
+    "validate_on",
+    "test_data",
+    "samples",
+)
 
 Lengths = Callable[[RunSpec, Recipe], tuple[int, int]]
 """Steps in a whole epoch, and micro-batches in a whole validation."""
@@ -31,7 +43,9 @@ def resolved(spec: RunSpec, flags: Mapping[str, Any], lengths: Lengths) -> tuple
 
 def rated(spec: RunSpec, flags: Mapping[str, Any]) -> Recipe:
     """All but how long it is."""
-    monitor, by = flags.get("monitor", "loss").removeprefix("val_"), flags.get("lr_rule_by", "batch")
+    by, fid = flags.get("lr_rule_by", "batch"), asked_fid(flags)
+    monitor = full_name(flags.get("monitor", "loss"), fid)
+    share = flags.get("val_share", Recipe.model_fields["val_share"].default)
     return Recipe(
         steps=1,
         steps_per_epoch=1,
@@ -43,7 +57,9 @@ def rated(spec: RunSpec, flags: Mapping[str, Any]) -> Recipe:
         monitor=monitor,
         higher=higher(monitor),
         contents=flags.get("checkpoint_contents", "full"),
-        target=target(flags.get("target")),
+        target=target(flags.get("target"), fid),
+        fid=fid,
+        test_share=share if flags.get("test") and not flags.get("test_data") else None,
         **{name: flags[name] for name in AS_GIVEN if name in flags},
     )
 
@@ -79,18 +95,35 @@ def limited(whole: int, asked: str | None, flag: str) -> int:
     return max(1, round(whole * value)) if share else min(whole, int(value))
 
 
+def asked_fid(flags: Mapping[str, Any]) -> Fid | None:
+    """What judges the samples. Raises UserError for what is no extractor, and for a number of samples without one."""
+    if "fid_extractor" in flags:
+        from scalebench.training import fid
+
+        return fid.asked_fid(flags["fid_extractor"], flags.get("fid_samples"))
+    if "fid_samples" in flags:
+        raise UserError("--fid-samples says how many, and not what judges them. Give --fid-extractor.")
+    return None
+
+
+def full_name(metric: str, fid: Fid | None) -> str:
+    """`metric` without `val_`; `fid` alone is the distance by the extractor that was given."""
+    name = metric.strip().removeprefix("val_")
+    return fid.metric if fid and name == "fid" else name
+
+
 def higher(metric: str) -> bool:
     """Whether a metric is the better the higher it is, by its name."""
-    return not metric.endswith(LOWER)
+    return not metric.endswith(LOWER) and not metric.startswith("fid")
 
 
-def target(asked: str | None) -> Target | None:
+def target(asked: str | None, fid: Fid | None = None) -> Target | None:
     """`NAME=VALUE`, the name with `val_` or without."""
     if asked is None:
         return None
     name, _, value = asked.partition("=")
     try:
-        metric = name.strip().removeprefix("val_")
+        metric = full_name(name, fid)
         return Target(metric=metric, value=float(value), higher=higher(metric))
     except ValueError:
         raise UserError(f"--target {asked}: expected NAME=VALUE, e.g. val_accuracy=0.97.") from None

@@ -49,7 +49,8 @@ def report(results: Path, output: Path | None, sessions: tuple[str, ...]) -> Non
     folder = output or (results if results.is_dir() else results.parent) / "report"
     for line in [*answer(records), ""]:
         click.echo(line)
-    click.echo(_write(records, folder, damaged, loaded.probes))
+    homes = {record.session: path.parent for record, path in zip(loaded.records, loaded.paths, strict=True)}
+    click.echo(_write(records, folder, damaged, loaded.probes, homes))
 
 
 def _chosen(loaded: LoadResult, results: Path, sessions: tuple[str, ...]) -> list[Record]:
@@ -69,12 +70,14 @@ def _chosen(loaded: LoadResult, results: Path, sessions: tuple[str, ...]) -> lis
     return [record for record in loaded.records if not sessions or record.session in sessions]
 
 
-def _write(records: list[Record], folder: Path, damaged: list[str], probes: list[Probe]) -> Path:
+def _write(
+    records: list[Record], folder: Path, damaged: list[str], probes: list[Probe], homes: dict[str, Path]
+) -> Path:
     """Write the report and return its path. Raises UserError when `folder` cannot be written."""
     from scalebench.reporting.report import write_report
 
     try:
-        return write_report(records, folder, damaged, probes)
+        return write_report(records, folder, damaged, probes, homes)
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(f"the report cannot be written to '{folder}': {reason}. Choose another: --output") from error

@@ -47,10 +47,16 @@ def _of_spec(spec: RunSpec) -> dict[str, Any]:
 
 def _of_recipe(recipe: Recipe) -> dict[str, Any]:
     names = ("steps", "schedule", "warmup_steps", "val_share", "val_data", "val_every", "monitor", "patience")
-    said = {name: getattr(recipe, name) for name in (*names, "save_every", "keep_best", "log_every")}
+    said = {
+        name: getattr(recipe, name)
+        for name in (*names, "save_every", "keep_best", "log_every", "validate_on", "test_data", "samples")
+    }
     said |= {"lr_rule": recipe.rule, "lr_rule_by": recipe.rule_by, "lr_base": recipe.base}
     said |= {"learning_rate": str(recipe.base_learning_rate), "limit_train_batches": str(recipe.steps_per_epoch)}
     said |= {"limit_val_batches": str(recipe.val_batches)}
+    said["test"] = recipe.tests or None
+    if recipe.fid:
+        said |= {"fid_extractor": recipe.fid.extractor, "fid_samples": recipe.fid.samples}
     if recipe.target:
         said["target"] = f"{recipe.target.metric}={recipe.target.value}"
     return {name: value for name, value in said.items() if value is not None}

@@ -63,8 +63,8 @@ class Report:
     contradictions: list[str] = field(default_factory=list)
 
     def with_sensors(self, sensors: Sequence[SensorFacts]) -> Report:
-        """This report with what its host's sensors said of its rank's steps."""
-        if self.facts is None:
+        """This report with what its host's sensors said of its rank's steps, if it made any."""
+        if self.facts is None or not self.facts.step_end_ns:
             return self
         return replace(self, facts=self.facts.model_copy(update={"sensors": sensors_of_rank(sensors, self.facts)}))
 

@@ -18,12 +18,36 @@ class Evaluation(Facts):
         step: optimizer steps before it. samples: as many training samples.
         elapsed_seconds: since the first step began: steps, validations and checkpoints, of all parts of a resumed
             training, without the time between the parts and of their start.
-        seconds: its own duration.
+        seconds: its own duration, with what was generated. generate_seconds: the part of it that this took.
+        rank_samples: how many of the validated samples each rank took. rank_seconds: how long each was busy with them,
+            and not waiting for others that were.
     """
 
     step: int
     samples: int
     elapsed_seconds: float
+    seconds: float
+    metrics: dict[str, Computed]
+    generate_seconds: float | None = None
+    rank_samples: list[int] = Field(default_factory=list)
+    rank_seconds: list[float] = Field(default_factory=list)
+
+
+class Sheet(Facts):
+    """Generated samples as one picture: how many, after how many steps, and the file, by its path from the record's
+    folder."""
+
+    step: int
+    samples: int
+    file: str
+
+
+class Test(Facts):
+    """What a checkpoint's weights came to on data that chose nothing; `seconds` with building the model again."""
+
+    checkpoint: str
+    step: int
+    samples: int
     seconds: float
     metrics: dict[str, Computed]
 
@@ -45,6 +69,7 @@ class TrainingFacts(Facts):
         evaluations: of all parts. saves: of this one.
         elapsed_seconds: as an evaluation has it, at the end.
         train_samples, val_samples: how many there are of each.
+        sheets: samples generated in this part. test: of the best checkpoint, at the end.
         best: the checkpoint that was best at the end. last: the last one.
     """
 
@@ -57,5 +82,7 @@ class TrainingFacts(Facts):
     train_samples: int
     val_samples: int
     ended: Ended
+    sheets: list[Sheet] = Field(default_factory=list)
+    test: Test | None = None
     best: str | None = None
     last: str | None = None

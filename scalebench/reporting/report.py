@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from scalebench.analysis.cells import ordered
 from scalebench.analysis.probe import by_machine
+from scalebench.analysis.training import trainings
 from scalebench.records.probe import Probe
 from scalebench.records.record import Record
 
@@ -26,6 +27,7 @@ from .rules_of_thumb import rules_of_thumb
 from .searches import search_table
 from .table import Table
 from .training import training_table
+from .training_plots import copied_sheets, curves, named
 from .utilisation import NO_FORMULA, utilisation
 
 REPORT_NAME = "report.md"
@@ -34,18 +36,29 @@ NO_CONTRACT = "Contract: n/a, nothing was observed on the running models."
 
 
 def write_report(
-    records: Iterable[Record], folder: Path, damaged: Sequence[str] = (), probes: Iterable[Probe] = ()
+    records: Iterable[Record],
+    folder: Path,
+    damaged: Sequence[str] = (),
+    probes: Iterable[Probe] = (),
+    homes: Mapping[str, Path] | None = None,
 ) -> Path:
     """Write `report.md` and its plots (PNG) into `folder`, and return the report's path. Raises OSError.
 
     `damaged` are lines on files that could not be read; the report lists them, and shows what the `probes` found.
+    `homes` says in which folder the records of a session are, and the pictures beside them, which are copied.
     """
     ran = ordered(records)
     found, probed = experiments(ran), list(probes)
     folder.mkdir(parents=True, exist_ok=True)
     plots = {experiment: write_plots(experiment, folder) for experiment in found}
     path = folder / REPORT_NAME
-    parts = [heading(1, TITLE), *_runs(ran, found, plots, probed), *_probes(probed, folder), *_sources(ran, damaged)]
+    parts = [
+        heading(1, TITLE),
+        *_runs(ran, found, plots, probed),
+        *_trainings(ran, folder, homes or {}),
+        *_probes(probed, folder),
+        *_sources(ran, damaged),
+    ]
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path
 
@@ -66,12 +79,24 @@ def _runs(
     for experiment, made in best:
         yield heading(2, experiment.title)
         yield from _section(made, level=3)
-    yield from _section(training_table(records))
     yield from _section(search_table(records))
     yield from _section(rules_of_thumb(found))
     yield from _section(evidence.parity(parity))
     if not parity:
         yield "Parity: n/a, no parity check is among these records."
+
+
+def _trainings(records: Sequence[Record], folder: Path, homes: Mapping[str, Path]) -> Iterable[str]:
+    """What each training came to: the table, its curves, what it generated."""
+    yield from _section(training_table(records))
+    for record, recipe, facts in trainings(records):
+        slug = f"training-{record.session}-{record.spec.cell_id}"
+        with drawing_settings():
+            plot = curves(record, recipe, facts)
+            if plot:
+                yield image(f"Curves: {named(record)}", save(plot, folder, slug))
+        for title, file_name in copied_sheets(record, facts, homes, folder, slug):
+            yield image(title, file_name)
 
 
 def _probes(probes: Iterable[Probe], folder: Path) -> Iterable[str]:

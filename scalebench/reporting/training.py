@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from scalebench.analysis.training import (
     best,
     checkpoint_bytes,
+    ranks_busy,
     reached,
     stall_seconds,
     trainings,
@@ -14,7 +15,7 @@ from scalebench.analysis.training import (
 )
 from scalebench.recipe import Recipe
 from scalebench.records.record import Record
-from scalebench.records.training import Evaluation, TrainingFacts
+from scalebench.records.training import Evaluation, Test, TrainingFacts
 
 from .table import RANK_WORDS, Table, table
 from .text import figure, known, percent, size
@@ -45,17 +46,20 @@ def _row(record: Record, recipe: Recipe, facts: TrainingFacts) -> dict[str, str]
         "ended": facts.ended,
         "last": _metrics(facts.evaluations[-1] if facts.evaluations else None),
         "best": _metrics(best(recipe, facts), recipe.monitor),
+        "test": _metrics(facts.test),
         "target": f"{target.metric} {target.value:g}" if target else "none",
         "s to target": known(goal.elapsed_seconds if goal else None),
         "items to target": known(goal.samples * items if goal else None),
         "validation": known(validation_share(facts), percent),
+        "validated by": "all ranks" if recipe.validate_on == "all" else "rank 0",
+        "ranks busy": known(ranks_busy(facts), percent),
         "checkpoint s": known(stall_seconds(facts)),
         "checkpoint": known(checkpoint_bytes(facts), size),
         "load s": known(facts.load_seconds),
     }
 
 
-def _metrics(evaluation: Evaluation | None, only: str | None = None) -> str:
+def _metrics(evaluation: Evaluation | Test | None, only: str | None = None) -> str:
     """`loss 0.1599, accuracy 0.9444 (step 400)`."""
     if evaluation is None:
         return "n/a"

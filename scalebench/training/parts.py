@@ -44,20 +44,44 @@ class Part:
         return self.whole.__getitems__(here // len(self) * len(self.whole) + self.rows[here % len(self)])
 
 
-def parts(workload: Workload, spec: RunSpec, recipe: Recipe) -> tuple[SampleSource, SampleSource]:
-    """What is trained on and what is validated on. Raises UserError for data that cannot be read, or are too few.
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """What is trained on, validated on and, if it was asked for, tested on."""
 
-    A user's own model may bring both along. Of text the end is held out, since neighbouring windows are alike; of
-    anything else samples drawn by the seed.
+    train: SampleSource
+    val: SampleSource
+    test: SampleSource | None = None
+
+
+def parts(workload: Workload, spec: RunSpec, recipe: Recipe) -> Split:
+    """The parts of a training's data. Raises UserError for data that cannot be read, or are too few.
+
+    A user's own model may bring validation data along. What is held out of training is, of text, the end, since
+    neighbouring windows are alike; of anything else samples drawn by the seed. What is tested on comes out of the rest.
     """
     whole = workload.samples(spec.data, spec.seed)
-    if recipe.val_data:
-        return whole, workload.samples(recipe.val_data, spec.seed)
-    if isinstance(workload, OwnWorkload) and workload.open_validation:
-        return whole, workload.open_validation(spec.seed)
-    held = max(1, round(len(whole) * recipe.val_share))
-    if held >= len(whole):
+    brought = _brought(workload, spec, recipe)
+    elsewhere = workload.samples(recipe.test_data, spec.seed) if recipe.test_data else None
+    val, test = (_count(len(whole), share) for share in (None if brought else recipe.val_share, recipe.test_share))
+    if val + test >= len(whole):
         raise UserError(f"{spec.data} holds {len(whole)} samples, too few to hold any out. Give --val-data.")
+    if not val + test:
+        return Split(train=whole, val=brought or whole, test=elsewhere)
     in_order = spec.data.startswith("text:")
     order = torch.arange(len(whole)) if in_order else epoch_permutation(len(whole), spec.seed, HELD_OUT)
-    return Part(whole=whole, rows=order[:-held]), Part(whole=whole, rows=order[-held:])
+    rows = torch.split(order, [len(whole) - val - test, test, val])
+    train_part, test_part, val_part = (Part(whole=whole, rows=part) for part in rows)
+    return Split(train=train_part, val=brought or val_part, test=elsewhere or (test_part if test else None))
+
+
+def _count(samples: int, share: float | None) -> int:
+    return max(1, round(samples * share)) if share else 0
+
+
+def _brought(workload: Workload, spec: RunSpec, recipe: Recipe) -> SampleSource | None:
+    """Validation data that are no part of the training data."""
+    if recipe.val_data:
+        return workload.samples(recipe.val_data, spec.seed)
+    if isinstance(workload, OwnWorkload) and workload.open_validation:
+        return workload.open_validation(spec.seed)
+    return None

@@ -14,7 +14,7 @@ from scalebench import workloads
 from scalebench.data.sampler import GlobalBatchSampler
 from scalebench.errors import UserError
 from scalebench.harness.launcher import StartMethod
-from scalebench.harness.runner import Begin, Session
+from scalebench.harness.runner import Begin, Session, session_name
 from scalebench.harness.stop import stoppable
 from scalebench.machine import detect
 from scalebench.recipe import Recipe
@@ -26,6 +26,7 @@ from scalebench.training import entry
 from scalebench.training.board import Board
 from scalebench.training.manifest import WEIGHTS, Manifest, checkpoints_in, read_manifest, verify
 from scalebench.training.parts import parts
+from scalebench.training.pictures import JUDGED, Sheets, pictured
 from scalebench.training.stopping import ended
 from scalebench.training.worker import TrainJob
 from scalebench.workloads.checkpoint import started
@@ -39,7 +40,8 @@ FREE_TO_CHANGE = {
 """What a resumed training may do otherwise than before: how it is computed, not what."""
 FREE_OF_RECIPE = {
     "steps", "rule", "rule_by", "base", "base_learning_rate", "val_batches", "val_every", "save_every", "log_every",
-    "keep_best", "contents", "patience", "target",
+    "keep_best", "contents", "patience", "target", "validate_on", "test_data",
+    "samples", "fid",
 }  # fmt: skip
 """Of the rates the spec holds what they come to."""
 
@@ -54,14 +56,16 @@ def train(run: PlannedRun, *, results: Path, start_method: StartMethod, board: B
         checkpoint = Path(run.training.resume)
         verify(checkpoint, read_manifest(checkpoint))
     with stoppable() as stop:
-        begin = Begin(main=entry.main, job=partial(_job, board))
-        session = Session(results, [run], detect(run.spec.device), start_method, begin=begin)
+        name = session_name()
+        begin = Begin(main=entry.main, job=partial(_job, board, results / name))
+        session = Session(results, [run], detect(run.spec.device), start_method, name=name, begin=begin)
         session.prepare()
         return session.perform(0, run, lambda phase: None, stop)
 
 
-def _job(board: Board, run: PlannedRun) -> TrainJob:
-    return TrainJob(run=run, board=board)
+def _job(board: Board, records: Path, run: PlannedRun) -> TrainJob:
+    sheets = Sheets(records=records.resolve(), name=f"samples/{run.spec.label}-{run.spec.cell_id}")
+    return TrainJob(run=run, board=board, sheets=sheets)
 
 
 def lengths(spec: RunSpec, recipe: Recipe) -> tuple[int, int]:
@@ -70,11 +74,11 @@ def lengths(spec: RunSpec, recipe: Recipe) -> tuple[int, int]:
     Raises UserError for data, and for a checkpoint of start values, that will not do.
     """
     workload = workloads.create(spec.workload, spec.size, spec.workload_options, seed=spec.seed)
-    train_part, val_part = parts(started(workload, spec.init_from), spec, recipe)
+    split = parts(started(workload, spec.init_from), spec, recipe)
     sampler = GlobalBatchSampler(
-        len(train_part), micro_batch=spec.micro_batch, accumulation=spec.accumulation, world_size=spec.world_size
+        len(split.train), micro_batch=spec.micro_batch, accumulation=spec.accumulation, world_size=spec.world_size
     )
-    return len(sampler), -(-len(val_part) // spec.micro_batch)
+    return len(sampler), -(-len(split.val) // spec.micro_batch)
 
 
 def require_room(folder: Path, *, resuming: bool) -> None:
@@ -89,6 +93,21 @@ def require_room(folder: Path, *, resuming: bool) -> None:
         raise UserError(
             f"{folder} holds checkpoints already, the last {found[-1].name}. "
             f"Go on with --resume {folder}, or give another --checkpoint-dir."
+        )
+
+
+def require_possible(spec: RunSpec, recipe: Recipe) -> None:
+    """Raise UserError for a validation that the strategy, or samples that the workload, cannot give."""
+    if recipe.validate_on == "rank0" and not create(spec.strategy, spec.strategy_options).evaluates_alone:
+        raise UserError(
+            f"--validate-on rank0: rank 0 of {spec.strategy} cannot evaluate while the others wait, since it takes all "
+            "ranks to run the model. Give --validate-on all, or train under ddp or single."
+        )
+    if recipe.samples or recipe.fid:
+        pictured(spec.workload)
+    if recipe.fid and spec.workload not in JUDGED:
+        raise UserError(
+            f"--fid-extractor: what {spec.workload} makes is not like its data. It is for {', '.join(JUDGED)}."
         )
 
 
@@ -109,7 +128,7 @@ def require_resumable(checkpoint: Path, manifest: Manifest, spec: RunSpec, recip
         raise UserError(f"{checkpoint} was trained with {'; with '.join(differing)}. Ask for the same. {start_anew}")
     require_loadable(checkpoint, manifest.spec, spec, start_anew)
     over = ended(recipe, manifest.evaluations, manifest.step)
-    if over:
+    if over and not recipe.tests:
         more = {"steps": "more --steps", "target": "another --target", "patience": "more --patience"}
         raise UserError(f"{checkpoint} is where its training came to its end. Give {more[over]} to go on.")
 

@@ -14,7 +14,7 @@ from scalebench.harness.loop import Timeline
 from scalebench.harness.phase import Phase
 from scalebench.harness.placement import Place
 from scalebench.recipe import Recipe
-from scalebench.records.training import Ended, Evaluation, Save, TrainingFacts
+from scalebench.records.training import Ended, Evaluation, Save, Sheet, TrainingFacts
 from scalebench.spec import RunSpec
 from scalebench.stats.pacing import Chunk, Stopped
 from scalebench.strategies.base import Batch, TrainStep
@@ -23,6 +23,8 @@ from scalebench.training.board import Board, Standing
 from scalebench.training.checkpoints import Checkpoints, best_of
 from scalebench.training.learning_rate import learning_rate
 from scalebench.training.manifest import Manifest, checkpoints_in
+from scalebench.training.pictures import Sheets
+from scalebench.training.sampling import Sampling
 from scalebench.training.validation import Validation
 
 
@@ -35,6 +37,8 @@ class Course:
     place: Place
     phase: Phase
     validation: Validation
+    sampling: Sampling | None
+    sheets: Sheets | None
     checkpoints: Checkpoints
     board: Board | None
     items_per_step: int
@@ -54,6 +58,7 @@ class Trainer:
     elapsed: float = 0.0
     evaluations: list[Evaluation] = field(default_factory=list)
     saves: list[Save] = field(default_factory=list)
+    sheets: list[Sheet] = field(default_factory=list)
     ended: Ended | None = None
     _began: float = 0.0
     _first: int = 0
@@ -93,9 +98,10 @@ class Trainer:
             load_seconds=load_seconds,
             evaluations=self.evaluations,
             saves=self.saves,
+            sheets=self.sheets,
             elapsed_seconds=self._elapsed(),
             train_samples=train_samples,
-            val_samples=self.course.validation.samples,
+            val_samples=self.course.validation.share.samples,
             ended=self.ended,
             best=str(best[0]) if best else None,
             last=str(found[-1]) if found else None,
@@ -111,7 +117,9 @@ class Trainer:
     def _validate(self) -> None:
         self.course.phase.enter("validating")
         began = time.monotonic()
-        metrics = self.course.validation(self.step)
+        found = self.course.validation(self.step)
+        generated, generate_seconds = self._generated()
+        metrics = found.metrics | generated
         require_known(self.course.recipe, metrics)
         self.evaluations.append(
             Evaluation(
@@ -120,9 +128,22 @@ class Trainer:
                 elapsed_seconds=self._elapsed(),
                 seconds=time.monotonic() - began,
                 metrics=metrics,
+                generate_seconds=generate_seconds,
+                rank_samples=found.rank_samples,
+                rank_seconds=found.rank_seconds,
             )
         )
         self._post(validations=len(self.evaluations), metric=metrics.get(self.course.recipe.monitor, float("nan")))
+
+    def _generated(self) -> tuple[dict[str, float], float | None]:
+        """The metrics of what is generated now, and how long that took; rank 0 keeps a sheet of it."""
+        if self.course.sampling is None:
+            return {}, None
+        began = time.monotonic()
+        metrics, pictures = self.course.sampling(self.step)
+        if pictures is not None and self.course.sheets and self.course.place.rank == 0:
+            self.sheets.append(self.course.sheets.keep(pictures, self.done))
+        return metrics, time.monotonic() - began
 
     def _save(self) -> None:
         self.course.phase.enter("saving")

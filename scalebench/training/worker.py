@@ -16,12 +16,17 @@ from scalebench.harness.placement import Place
 from scalebench.harness.window import Meters, chunks_of, run_row
 from scalebench.harness.worker import Stages, own_sampler, rank_facts, theory_facts, work, workload_facts
 from scalebench.meters.memory import read_peaks, resident_bytes
-from scalebench.recipe import Training
+from scalebench.recipe import Recipe, Training
+from scalebench.spec import RunSpec
 from scalebench.strategies.base import Batch, Strategy
 from scalebench.training.board import Board
 from scalebench.training.checkpoints import Checkpoints
 from scalebench.training.manifest import read_manifest
 from scalebench.training.parts import parts
+from scalebench.training.pictures import Sheets
+from scalebench.training.sampling import sampling
+from scalebench.training.shares import Share
+from scalebench.training.testing import tested
 from scalebench.training.trainer import Course, Trainer, resumed
 from scalebench.training.validation import Validation
 from scalebench.workloads.base import SampleSource, Workload
@@ -30,9 +35,10 @@ from scalebench.workloads.checkpoint import started
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob(Job):
-    """One rank's part of a training, and where rank 0 shows how it stands."""
+    """One rank's part of a training, where rank 0 shows how it stands, and where it keeps what it generates."""
 
     board: Board | None = None
+    sheets: Sheets | None = None
 
 
 def main(job: Job) -> Report:
@@ -43,7 +49,7 @@ def main(job: Job) -> Report:
 def perform(job: Job, strategy: Strategy, place: Place, phase: Phase, stages: Stages) -> Report:
     """Train, and report as a run does, with what the training went through."""
     with own_sampler(job, place) as sampler:
-        report = train(job, strategy, place, phase, stages)
+        report = tested(train(job, strategy, place, phase, stages), job, strategy, place, phase)
     return report.with_sensors(sampler.facts())
 
 
@@ -54,10 +60,10 @@ def train(job: Job, strategy: Strategy, place: Place, phase: Phase, stages: Stag
     phase.enter("preparing")
     plain = workloads.create(spec.workload, spec.size, spec.workload_options, seed=spec.seed)
     workload = started(plain, spec.init_from)
-    train_part, val_part = parts(workload, spec, training.recipe)
+    split = parts(workload, spec, training.recipe)
     resident_before = resident_bytes()
     stages.end("data")
-    course = course_of(job, workload, val_part, place, phase)
+    course = course_of(job, workload, split.val, place, phase)
     meters = Meters(place=place, phase=phase)
     with limited_memory(spec.memory_limit_bytes, place.device):
         step = strategy.prepare(workload, spec.train_config(), place.device)
@@ -65,17 +71,18 @@ def train(job: Job, strategy: Strategy, place: Place, phase: Phase, stages: Stag
         stages.end("prepare")
         trainer = Trainer(course=course, step=step)
         load_seconds = take_up(trainer, training)
-        row = run_row(chunks_of(step, batches_of(trainer, train_part), place.device), trainer, meters)
-    stages.mark("first_step", row.chunks[0].step_end_ns[0])
+        row = run_row(chunks_of(step, batches_of(trainer, split.train), place.device), trainer, meters)
+    if row.chunks:
+        stages.mark("first_step", row.chunks[0].step_end_ns[0])
     memory, skipped = read_peaks(place.device, resident_before), step.skipped_steps()
     step.close()
     return Report(
         window=row.window,
         facts=rank_facts(place, row, meters, memory, skipped, stages),
-        workload=workload_facts(workload, train_part),
+        workload=workload_facts(workload, split.train),
         theory=theory_facts(workload, spec) if place.rank == 0 else None,
         unmatched=list(strategy.unmatched(spec.train_config(), spec.device, place.world_size)),
-        training=trainer.facts(len(train_part), training.resume, load_seconds),
+        training=trainer.facts(len(split.train), training.resume, load_seconds),
     )
 
 
@@ -89,17 +96,24 @@ def course_of(job: Job, workload: Workload, val_part: SampleSource, place: Place
         recipe=recipe,
         place=place,
         phase=phase,
-        validation=Validation(
-            source=val_part,
-            workload=workload,
-            micro_batch=spec.micro_batch,
-            batches=recipe.val_batches,
-            place=place,
-            phase=phase,
-        ),
+        validation=Validation(share=share_of(val_part, spec, recipe, place, phase), workload=workload),
+        sampling=sampling(spec, recipe, val_part, place, phase),
+        sheets=job.sheets if isinstance(job, TrainJob) else None,
         checkpoints=Checkpoints(folder=Path(training.folder), recipe=recipe, workload=workload, place=place),
         board=job.board if isinstance(job, TrainJob) else None,
         items_per_step=spec.global_batch * workload.items_per_sample,
+    )
+
+
+def share_of(source: SampleSource, spec: RunSpec, recipe: Recipe, place: Place, phase: Phase) -> Share:
+    """This rank's micro-batches of what is validated on."""
+    return Share(
+        source=source,
+        micro_batch=spec.micro_batch,
+        batches=recipe.val_batches,
+        on=recipe.validate_on,
+        place=place,
+        phase=phase,
     )
 
 

@@ -120,7 +120,7 @@ def test_validation_counts_every_sample_once_and_the_checkpoint_is_the_model(tmp
     record = train(tmp_path / "c", spec, asked)
     (evaluation,) = facts(record).evaluations
     workload = workloads.create("gpt", "tiny", spec.workload_options)
-    _, held = parts(workload, spec, asked)
+    held = parts(workload, spec, asked).val
     assert len(held) == facts(record).val_samples == 5
     module = load_checkpoint(tmp_path / "c")
     assert not module.training
@@ -157,7 +157,7 @@ def test_gpt_learns_more_of_a_text_than_how_often_each_byte_occurs(tmp_path: Pat
     spec = small("ddp", workload_options=options, data="text:stdlib", optimizer=OptimizerConfig(learning_rate=0.003))
     asked = recipe(steps=60, val_every=60, val_batches=40, save_every=None)
     (evaluation,) = facts(train(tmp_path / "c", spec, asked)).evaluations
-    _, held = parts(workloads.create("gpt", "tiny", options), spec, asked)
+    held = parts(workloads.create("gpt", "tiny", options), spec, asked).val
     counts = held.__getitems__(range(80))["targets"].flatten().bincount().double()
     shares = counts[counts > 0] / counts.sum()
     assert evaluation.metrics["loss"] < -(shares * shares.log()).sum().item()

@@ -16,7 +16,7 @@ from scalebench.records.record import (
     WindowFacts,
     WorkloadFacts,
 )
-from scalebench.records.training import Evaluation, Save, TrainingFacts
+from scalebench.records.training import Evaluation, Save, Test, TrainingFacts
 from scalebench.spec import RunSpec, Trial
 
 ENVIRONMENT: dict[str, object] = {
@@ -149,13 +149,22 @@ def make_training(spec: RunSpec, losses: Sequence[float] = (2.0, 1.0, 1.5), **fi
     saved twice; resumed at step 7."""
     recipe = Recipe(steps=13, steps_per_epoch=5, base_learning_rate=0.1, val_every=1, **fields)
     evaluations = [
-        Evaluation(step=step, samples=8 * step, elapsed_seconds=1.25 * step, seconds=0.25, metrics={"loss": loss})
+        Evaluation(
+            step=step,
+            samples=8 * step,
+            elapsed_seconds=1.25 * step,
+            seconds=0.25,
+            metrics={"loss": loss},
+            rank_samples=[10],
+            rank_seconds=[0.2],
+        )
         for step, loss in enumerate(losses, 11)
     ]
     saves = [Save(step=step, seconds=seconds, file_bytes=1024 * step) for step, seconds in ((12, 0.1), (13, 0.3))]
     training = TrainingFacts(
         first_step=7, load_seconds=0.5, evaluations=evaluations, saves=saves, elapsed_seconds=20.0, train_samples=90,
         val_samples=10, ended="steps",
+        test=Test(checkpoint="c/step-00000012", step=12, samples=10, seconds=0.5, metrics={"loss": 1.25}),
     )  # fmt: skip
     made = make_record(spec, [1.0] * 3)
     return made.model_copy(update={"kind": "train", "recipe": recipe, "training": training})

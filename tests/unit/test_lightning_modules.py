@@ -204,8 +204,8 @@ make = lambda: (M(), torch.utils.data.DataLoader(data))
 def test_a_training_is_validated_on_its_validation_data() -> None:
     workload = adapters.create(LIT, {})
     recipe = Recipe(steps=4, steps_per_epoch=4, val_every=4, base_learning_rate=0.1)
-    train, val = parts(workload, make_spec(workload=LIT, data="own"), recipe)
-    assert (len(train), len(val)) == (205, 51)
+    split = parts(workload, make_spec(workload=LIT, data="own"), recipe)
+    assert (len(split.train), len(split.val)) == (205, 51)
 
 
 def test_a_data_module_that_changes_batches_is_refused(tmp_path: Path) -> None:

@@ -94,16 +94,16 @@ def test_held_out_samples_are_never_trained_on() -> None:
     workload = workloads.create("gpt", "tiny", {})
     for data in ("synthetic", "text:stdlib"):
         spec = make_spec(data=data)
-        train, held = parts(workload, spec, recipe(val_share=0.25))
+        split = parts(workload, spec, recipe(val_share=0.25, test_share=0.1))
         whole = len(workload.samples(data, spec.seed))
-        assert len(train) + len(held) == whole
-        rows = torch.cat([train.rows, held.rows])  # type: ignore[attr-defined]
+        assert (len(split.val), len(split.test)) == (round(0.25 * whole), round(0.1 * whole))  # type: ignore[arg-type]
+        rows = torch.cat([part.rows for part in (split.train, split.test, split.val)])  # type: ignore[attr-defined, union-attr]
         assert rows.sort().values.tolist() == list(range(whole))
 
 
 def test_a_part_draws_its_samples_again_with_other_draws() -> None:
     workload = workloads.create("gpt", "tiny", {})
-    train, _ = parts(workload, make_spec(data="synthetic"), recipe())
+    train = parts(workload, make_spec(data="synthetic"), recipe()).train
     first, again = train.__getitems__([3]), train.__getitems__([3 + len(train)])
     assert torch.equal(first["tokens"], again["tokens"])
 

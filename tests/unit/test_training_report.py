@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
+import torch
 
-from scalebench.analysis.training import best, reached, stall_seconds, trainings, validation_share
+from scalebench.analysis.training import best, ranks_busy, reached, stall_seconds, trainings, validation_share
 from scalebench.recipe import Target
+from scalebench.reporting.report import write_report
 from scalebench.reporting.training import training_table
+from scalebench.training.pictures import Sheets
 from tests.unit.factory import make_record, make_spec, make_training
 
 TARGET = Target(metric="loss", value=1.2, higher=False)
@@ -37,5 +42,36 @@ def test_a_row_per_training() -> None:
     assert made is not None
     (row,) = made.frame.to_dict("records")
     assert (row["steps"], row["best"], row["s to target"]) == ("13", "loss 1.000 (step 12)", "15.00")
+    assert (row["test"], row["validated by"], row["ranks busy"]) == ("loss 1.250 (step 12)", "all ranks", "100.0%")
     assert (row["validation"], row["checkpoint s"], row["load s"]) == ("3.8%", "0.2000", "0.5000")
     assert training_table([make_record(make_spec(), 1.0)]) is None
+
+
+def test_ranks_that_wait_are_not_busy() -> None:
+    ((_, _, facts),) = trainings([make_training(make_spec())])
+    seconds = [[0.5, 0.5], [1.0, 0.5]]
+    found = [
+        one.model_copy(update={"rank_seconds": each}) for one, each in zip(facts.evaluations, seconds, strict=False)
+    ]
+    assert ranks_busy(facts.model_copy(update={"evaluations": found})) == pytest.approx(2.5 / 3.0)
+    alone = [one.model_copy(update={"rank_seconds": [0.4, 0.0, 0.0, 0.0]}) for one in facts.evaluations]
+    assert ranks_busy(facts.model_copy(update={"evaluations": alone})) == pytest.approx(0.25)
+    assert ranks_busy(facts.model_copy(update={"evaluations": []})) is None
+
+
+def test_the_report_shows_curves_and_what_was_generated(tmp_path: Path) -> None:
+    """The first sheet and the last, copied; one that is gone is left out."""
+    home = tmp_path / "results" / "s"
+    home.mkdir(parents=True)
+    pictures = torch.arange(2 * 3 * 8 * 8).remainder(256).reshape(2, 3, 8, 8).byte()
+    kept = [Sheets(records=home, name="samples/a").keep(pictures, step) for step in (11, 12, 13)]
+    made = make_training(make_spec())
+    assert made.training is not None
+    record = made.model_copy(update={"training": made.training.model_copy(update={"sheets": kept})})
+    text = write_report([record], tmp_path / "report", homes={record.session: home}).read_text()
+    shown = re.findall(r"!\[([^]]*)\]\(([^)]*)\)", text)
+    assert [title.partition(":")[0] for title, _ in shown] == [
+        "Curves", "2 samples after 11 steps", "2 samples after 13 steps",
+    ]  # fmt: skip
+    assert all((tmp_path / "report" / name).stat().st_size for _, name in shown)
+    assert "samples after" not in write_report([record], tmp_path / "elsewhere").read_text()
