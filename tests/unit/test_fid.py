@@ -78,8 +78,13 @@ def test_inception_is_only_what_has_its_weights(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("projection", "names no factory"), (f"{EXAMPLE}:absent", "absent"), ("torch:zeros", "raises"), ("torch.nn:Parameter", "not a torch.nn.Module")],
-)  # fmt: skip
+    [
+        ("projection", "names no factory"),
+        (f"{EXAMPLE}:absent", "absent"),
+        ("torch:zeros", "raises"),
+        ("torch.nn:Parameter", "not a torch.nn.Module"),
+    ],
+)
 def test_what_is_no_extractor_is_told(name: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         asked_fid(name)

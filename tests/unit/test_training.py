@@ -17,7 +17,7 @@ from scalebench.cli.train import SHARED, cell
 from scalebench.data.batches import loader
 from scalebench.errors import UserError
 from scalebench.machine import detect
-from scalebench.recipe import Recipe, Target
+from scalebench.recipe import Fid, Recipe, Target
 from scalebench.records.training import Evaluation
 from scalebench.strategies.config import OptimizerConfig
 from scalebench.training.checkpoints import best_of, finish
@@ -32,7 +32,7 @@ from scalebench.training.manifest import (
     verify,
 )
 from scalebench.training.parts import parts
-from scalebench.training.session import FREE_TO_CHANGE, differences, require_resumable
+from scalebench.training.session import FREE_TO_CHANGE, differences, require_possible, require_resumable
 from scalebench.training.stopping import ended, next_stop
 from tests.unit.factory import make_spec
 
@@ -256,3 +256,27 @@ def test_a_wrong_command_is_told_in_a_sentence(
     monkeypatch.chdir(tmp_path)
     assert exit_code(["train", "--device", "cpu", "--data", "synthetic", *arguments]) == 2
     assert capsys.readouterr().err.startswith("scalebench: error: ")
+
+
+def test_what_cannot_be_validated_or_shown_is_told_before_anything_starts() -> None:
+    with pytest.raises(UserError, match="rank 0 of fsdp cannot evaluate while the others wait"):
+        require_possible(make_spec(strategy="fsdp", world_size=2), recipe(validate_on="rank0"))
+    for strategy in ("ddp", "ddp_static_graph"):
+        require_possible(make_spec(strategy=strategy, world_size=2), recipe(validate_on="rank0"))
+    with pytest.raises(UserError, match="gpt makes no pictures"):
+        require_possible(make_spec(), recipe(samples=4))
+    judged = recipe(fid=Fid(extractor="a:b", metric="fid_b_0"))
+    with pytest.raises(UserError, match="what segmentation makes is not like its data"):
+        require_possible(make_spec(workload="segmentation", size="tiny"), judged)
+
+
+def test_a_resumed_training_is_judged_as_it_was() -> None:
+    lengths = lambda spec, recipe: (10, 4)  # noqa: E731
+    asked = {"test": True, "val_share": 0.2, "validate_on": "rank0", "samples": 4}
+    before, spec = resolved(make_spec(), asked, lengths)
+    assert (before.test_share, before.test_data) == (0.2, None)
+    manifest = Manifest(step=3, elapsed_seconds=1.0, contents="full", spec=spec, recipe=before)
+    again, _ = resolved(spec, resuming_flags(Path("c/step-3"), manifest, {}), lengths)
+    assert again == before
+    elsewhere, _ = resolved(spec, resuming_flags(Path("c/step-3"), manifest, {"test_data": "digits"}), lengths)
+    assert (elsewhere.test_share, elsewhere.test_data) == (None, "digits")
