@@ -16,7 +16,7 @@ installed-test: $(VENV)/.installed-test
 installed-lint: $(VENV)/.installed-lint
 endif
 
-.PHONY: bench bench-harness bench-load bench-frameworks test test-all check lint docs clean installed-run installed-test installed-lint
+.PHONY: bench bench-harness bench-load bench-frameworks test test-gpu test-all check lint docs clean installed-run installed-test installed-lint
 
 bench: installed-run  ## measure what is not yet measured of the reference matrix and write the report; all of it: FLAGS=--no-resume
 	# Exit code 3 says that some cell did not end ok (DeepSpeed may be missing): the others are reported all the same.
@@ -38,6 +38,9 @@ bench-frameworks: installed-test  ## what Lightning's and Accelerate's wrappers 
 
 test: installed-test  ## everything that fits on two cores in a few minutes
 	$(run) -m pytest -m "not slow"
+
+test-gpu: installed-test  ## the tests that need a GPU, which no other target sees; docs/gpu.md has the rest for GPUs
+	$(run) -m pytest -m gpu
 
 test-all: installed-test  ## the long studies too
 	$(run) -m pytest

@@ -90,7 +90,7 @@ class FSDP(Strategy):
             device=device,
             whole_parameters=lambda: whole_parameters(module, device),
             clip=clip_by_global_norm(list(module.parameters())),
-            scaler=LossScaler(config, device),
+            scaler=LossScaler(config, torch.device("cpu") if self.cpu_offload else device),
             sync=_sync(module),
             autocast=False,
             after_inference=lambda: reshard(module),

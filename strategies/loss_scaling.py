@@ -16,6 +16,8 @@ class LossScaler(torch.amp.GradScaler):
     Disabled (every method passes through) unless the precision computes in fp16.
 
     Args:
+        device: where the gradients are, and so the scale: torch would put it where the loss is, and copy it to
+            gradients on the CPU without waiting, so that it could be read there before it has come.
         agree: ranks hold different gradients in plain tensors, so that they must be asked whether any saw an overflow
             (FSDP1). Replicated gradients agree by themselves, and DTensors reduce the flag in their own operator.
     """
@@ -25,6 +27,8 @@ class LossScaler(torch.amp.GradScaler):
         self._agree = agree
         self._skipped = torch.zeros((), device=device)
         self._overflowed = torch.zeros((), device=device)
+        if self.is_enabled():
+            self._lazy_init_scale_growth_tracker(device)  # torch would do so where the first loss is
 
     def skipped_steps(self) -> int:
         """Steps dropped so far. Synchronises with the device."""

@@ -5,6 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several ranks share few cores, and idle threads spin
@@ -18,3 +19,9 @@ if ROOT not in sys.path:
 
 settings.register_profile("scalebench", deadline=None)  # a busy machine must not fail a test
 settings.load_profile("scalebench")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What is not about GPUs is the same test where there are some: only `pytest -m gpu` sees them."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -38,6 +38,7 @@ def take_place(spec: RunSpec | ProbeSpec) -> Place:
     if spec.device == "cuda":
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
+        torch.set_num_threads(share_of_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     else:
         device = torch.device("cpu")
         pin_to_cores(local_rank, spec.cores_per_rank)
@@ -45,6 +46,13 @@ def take_place(spec: RunSpec | ProbeSpec) -> Place:
         torch.set_num_threads(spec.threads_per_rank or 1)
         keep_freed_memory()
     return Place(rank=rank, local_rank=local_rank, world_size=int(os.environ["WORLD_SIZE"]), device=device)
+
+
+def share_of_cores(ranks: int) -> int:
+    """Threads for a rank beside a GPU, of the cores that `ranks` ranks of this host share: an offloaded optimizer
+    computes with them, and by default each rank would take all."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // ranks)
 
 
 def pin_to_cores(local_rank: int, cores_per_rank: int | None) -> None:

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from scalebench import strategies, workloads
+from scalebench.harness import placement
 from scalebench.harness.placement import keep_freed_memory, process_group, take_place
 from tests.benchmarks.pairs import Cell
 from tests.distributed.ranks import run_ranks
@@ -56,3 +57,9 @@ def page_faults(keeps: bool) -> int:
 def test_a_step_finds_its_memory_mapped() -> None:
     [kept], [returned] = run_ranks(page_faults, 1, True), run_ranks(page_faults, 1, False)
     assert kept < returned / 20
+
+
+@pytest.mark.parametrize(("ranks", "threads"), [(1, 8), (3, 2), (16, 1)])
+def test_ranks_beside_gpus_share_the_cores(monkeypatch: pytest.MonkeyPatch, ranks: int, threads: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert placement.share_of_cores(ranks) == threads

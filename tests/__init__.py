@@ -1,0 +1,1 @@
+"""The tests: a package, so that another project's `tests` in an interpreter's packages is not taken for them."""
