@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import torch
 
 from scalebench.errors import UnsupportedError
+from scalebench.harness.placement import return_freed_memory
 from scalebench.meters.memory import data_bytes
 
 
@@ -49,6 +50,7 @@ def _limited_data(limit_bytes: int) -> Iterator[None]:
         raise UnsupportedError("a memory limit can be imposed on CPU ranks on Linux only. Leave --memory-limit out.")
     import resource  # not on every platform
 
+    return_freed_memory()
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     allowed = [held + limit_bytes, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)]
     resource.setrlimit(resource.RLIMIT_DATA, (min(allowed), hard))

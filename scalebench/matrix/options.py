@@ -15,12 +15,20 @@ from scalebench.matrix.request import RequestError
 
 def workload_options(name: str, size: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Every option of the workload with its value, as asked or as the size has it. Raises UserError for a wrong one."""
+    try:
+        return dict(workloads.resolve_options(name, size, asked))
+    except UserError as error:
+        raise RequestError(("set", "workload", *_wrong_one(name, size, asked)), str(error)) from None
+
+
+def _wrong_one(name: str, size: str, asked: Mapping[str, Any]) -> tuple[str, ...]:
+    """The first of the options `asked` that is wrong by itself; none where only some of them together are."""
     for option, value in asked.items():
         try:
             workloads.resolve_options(name, size, {option: value})
-        except UserError as error:
-            raise RequestError(("set", "workload", option), str(error)) from None
-    return dict(workloads.resolve_options(name, size, asked))
+        except UserError:
+            return (option,)
+    return ()
 
 
 def strategy_options(names: Sequence[str], asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

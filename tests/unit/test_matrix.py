@@ -196,6 +196,15 @@ def test_workload_options_are_stored_resolved() -> None:
         cells(set={"workload": {"num_layer": 3}})
 
 
+def test_workload_options_are_judged_together() -> None:
+    """512 does not divide into the size's own 12 heads."""
+    (spec,) = cells(strategy="single", size="124m", set={"workload": {"hidden_size": 512, "num_heads": 8}})
+    assert (spec.workload_options["hidden_size"], spec.workload_options["num_heads"]) == (512, 8)
+    with pytest.raises(RequestError, match="512 does not divide into 12 heads") as refused:
+        cells(strategy="single", size="124m", set={"workload": {"hidden_size": 512, "vocab_size": 64}})
+    assert refused.value.key == ("set", "workload", "hidden_size")
+
+
 @pytest.mark.parametrize("name", strategies.BUILTIN)
 def test_every_built_in_strategy_says_its_options_types(name: str) -> None:
     for option, declared in option_types(name).items():
