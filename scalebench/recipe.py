@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Schedule = Literal["constant", "cosine", "linear"]
 Rule = Literal["none", "linear", "sqrt"]
 RuleBy = Literal["batch", "gpus"]
-Contents = Literal["full", "weights"]
+Contents = Literal["full", "state", "weights"]
 ValidateOn = Literal["all", "rank0"]
 
 
@@ -62,7 +62,9 @@ class Recipe(BaseModel):
         samples: generated at each validation, to be looked at. fid: what they are judged by, if anything.
         val_every, save_every, log_every: steps between two; None for `save_every`: only at the end.
         monitor, higher: the metric that tells the best checkpoint, and whether larger is better.
-        keep_best: checkpoints kept beside the last one. contents: `weights` cannot be resumed from.
+        keep_best: checkpoints kept beside the last one.
+        contents: `state` is what resuming needs, `weights` the whole model in one file, `full` both.
+        save_async: whether checkpoints are carried to disk while training goes on.
         patience: validations without a better one after which it stops early; None: never.
         target: ends the training as soon as a validation reaches it.
     """
@@ -92,6 +94,7 @@ class Recipe(BaseModel):
     higher: bool = False
     keep_best: int = Field(default=1, ge=0)
     contents: Contents = "full"
+    save_async: bool = False
     patience: int | None = Field(default=None, ge=1)
     target: Target | None = None
 
@@ -102,10 +105,11 @@ class Recipe(BaseModel):
 
 
 class Training(BaseModel):
-    """A recipe, where its checkpoints go, and the one it goes on from."""
+    """A recipe, where its checkpoints go, where they are written first if not there, and the one it goes on from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: Recipe
     folder: str
+    staging: str | None = None
     resume: str | None = None

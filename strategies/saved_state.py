@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
@@ -25,6 +25,9 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from .loss_scaling import LossScaler
 from .safe_reading import CodeFoundError, SafePlanner, SafeReader
+
+AVERAGES = "averages"
+"""The folder, in that of a saved state, of the parameters' moving averages."""
 
 
 def save_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: LossScaler) -> None:
@@ -58,6 +61,18 @@ def load_parameters(folder: Path, module: nn.Module) -> None:
         state: dict[str, Any] = {"module": get_model_state_dict(module)}
         _load(state, folder)
         set_model_state_dict(module, state["module"])
+
+
+def read_saved(folder: Path, like: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Each parameter and buffer that `like` names, one at a time, of its dtype and shape, as `save_state` or
+    `save_parameters` has written it. For a process without a group. Raises CodeFoundError.
+    """
+    reader = SafeReader(folder)
+    for name, one in like.items():
+        state = {"module": {name: torch.empty_like(one, device="cpu")}}
+        with _plainly():
+            load(state, storage_reader=reader, planner=SafePlanner())
+        yield name, state["module"][name]
 
 
 def _load(state: dict[str, Any], folder: Path) -> None:

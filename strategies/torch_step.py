@@ -17,10 +17,8 @@ from .config import TrainConfig
 from .construct import compute_dtype
 from .ema import MovingAverage, averages_or_not
 from .loss_scaling import LossScaler
-from .saved_state import load_parameters, load_state, save_parameters, save_state
+from .saved_state import AVERAGES, load_parameters, load_state, save_parameters, save_state
 
-AVERAGES = "averages"
-"""The folder, in that of a saved state, of the parameters' moving averages."""
 SyncContext = Callable[[bool, bool], AbstractContextManager[object]]
 """The context of one micro-batch; its arguments: do gradients cross ranks in it, and is it the step's last."""
 Clip = Callable[[float], Tensor]

@@ -53,6 +53,12 @@ def stall_seconds(facts: TrainingFacts) -> float | None:
     return fmean(save.seconds for save in facts.saves) if facts.saves else None
 
 
+def durable_seconds(facts: TrainingFacts) -> float | None:
+    """Mean time until a checkpoint was on disk; None for older records."""
+    known = [save.durable_seconds for save in facts.saves if save.durable_seconds is not None]
+    return fmean(known) if known else None
+
+
 def checkpoint_bytes(facts: TrainingFacts) -> int | None:
     """What the last checkpoint's files hold."""
     return facts.saves[-1].file_bytes if facts.saves else None

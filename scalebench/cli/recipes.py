@@ -21,6 +21,7 @@ AS_GIVEN = (
     "keep_best",
     "save_every",
     "log_every",
+    "save_async",
     "validate_on",
     "test_data",
     "samples",

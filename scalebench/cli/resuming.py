@@ -53,7 +53,8 @@ def _of_recipe(recipe: Recipe) -> dict[str, Any]:
     }
     said |= {"lr_rule": recipe.rule, "lr_rule_by": recipe.rule_by, "lr_base": recipe.base}
     said |= {"learning_rate": str(recipe.base_learning_rate), "limit_train_batches": str(recipe.steps_per_epoch)}
-    said |= {"limit_val_batches": str(recipe.val_batches)}
+    said |= {"limit_val_batches": str(recipe.val_batches), "save_async": recipe.save_async or None}
+    said |= {"checkpoint_contents": recipe.contents}
     said["test"] = recipe.tests or None
     if recipe.fid:
         said |= {"fid_extractor": recipe.fid.extractor, "fid_samples": recipe.fid.samples}

@@ -11,6 +11,7 @@ import click
 
 from scalebench import workloads
 from scalebench.cli.asking import Asked, read_assignments
+from scalebench.cli.exporting import asked_to_export, carry_out_export
 from scalebench.cli.flags import request_flags
 from scalebench.cli.recipes import resolved
 from scalebench.cli.resuming import resumed_checkpoint, resuming_flags, with_global_batch
@@ -35,6 +36,7 @@ SHARED = (
     "profile", "grad_sync", "init_from", "device", "seed", "results", "timeout", "debug", "start_method",
 )  # fmt: skip
 """Flags that `scalebench run` has too, here with one value each."""
+STAGING = "/dev/shm"
 SHORT = {"clip_norm": "--clip", "learning_rate": "--lr"}
 
 
@@ -81,17 +83,32 @@ def own_flags() -> list[click.Option]:
             click.Path(),
             "Where checkpoints go. Default: checkpoints/WORKLOAD-SIZE-STRATEGY-PRECISION.",
         ),
-        ("checkpoint-contents", choice(Contents), "full can be resumed from, weights cannot. Default: full."),
+        (
+            "checkpoint-contents",
+            choice(Contents),
+            "state is what --resume needs, weights the model as one file, full both. Default: full.",
+        ),
         ("save-every", least, "Steps between checkpoints. Default: one at the end."),
         ("keep-best", whole, "Best checkpoints kept beside the last. Default: 1."),
     ]
     flags = [click.Option([f"--{name}"], type=kind, help=text) for name, kind, text in described]
-    resume = "Go on, to the bit, from this checkpoint or the last one in this folder, as it was asked then."
     test = "Test the best checkpoint at the end, on --test-data or a share as large as --val-share, held out besides."
+    return [*flags, click.Option(["--test"], is_flag=True, default=None, help=test), *checkpoint_flags()]
+
+
+def checkpoint_flags() -> list[click.Option]:
+    """Those that say what is done with checkpoints, and how."""
+    carried = "Let training go on while a checkpoint is carried to disk: it is written into --staging-dir first."
+    staging = f"Where; of main memory or a fast disk of this machine. Default: {STAGING}."
+    resume = "Go on, to the bit, from this checkpoint or the last one in this folder, as it was asked then."
+    export = "Train nothing: write the weights of this checkpoint, or of the last one in this folder, as one file."
     return [
-        *flags,
-        click.Option(["--test"], is_flag=True, default=None, help=test),
+        click.Option(["--save-async/--no-save-async"], default=None, help=carried),
+        click.Option(["--staging-dir"], type=click.Path(), help=staging),
         click.Option(["--resume"], type=click.Path(), help=resume),
+        click.Option(["--export"], type=click.Path(), help=export),
+        click.Option(["--output"], type=click.Path(), help="The file to export to. Default: beside the checkpoint."),
+        click.Option(["--averages"], is_flag=True, default=None, help="Export the moving averages of the weights."),
     ]
 
 
@@ -100,6 +117,8 @@ def command(assignments: Sequence[str], json_lines: bool, **given: Any) -> int:
     if is_worker(os.environ):
         raise UserError("`scalebench train` starts its ranks itself. Leave torchrun out and give --gpus.")
     flags = {name: value for name, value in given.items() if value is not None}
+    if asked_to_export(flags):
+        return carry_out_export(flags)
     if assignments:
         flags["set"] = read_assignments(assignments)
     resumed, batch_given = resumed_checkpoint(flags), not {"accumulation", "micro_batch"}.isdisjoint(flags)
@@ -150,7 +169,15 @@ def carry_out(
     session.require_possible(spec, recipe)
     if resumed:
         session.require_resumable(*resumed, spec, recipe)
-    training = Training(recipe=recipe, folder=str(folder), resume=str(resumed[0]) if resumed else None)
+    staging = Path(flags.get("staging_dir", STAGING)) if recipe.save_async else None
+    if staging:
+        session.require_staging(spec, recipe, staging)
+    training = Training(
+        recipe=recipe,
+        folder=str(folder),
+        staging=str(staging) if staging else None,
+        resume=str(resumed[0]) if resumed else None,
+    )
     run = PlannedRun(spec=spec, kind="train", training=training)
     tell([*plan_lines(spec, recipe, machine), *cautions([spec], machine)])
     board, results = Board(), Path(request.results or DEFAULT_RESULTS)
@@ -199,6 +226,10 @@ def plan_lines(spec: RunSpec, recipe: Recipe, machine: Machine) -> list[str]:
         f"  validation every {recipe.val_every} steps, on {recipe.val_batches} micro-batches by "
         f"{'all ranks' if recipe.validate_on == 'all' else 'rank 0 alone'}; best by {recipe.monitor}",
     ]
+    if recipe.save_async:
+        lines.append(
+            "  checkpoints are carried to disk while training goes on; the next one waits for that, and the end"
+        )
     usual = workloads.default_micro_batch(spec.workload, spec.size)
     if recipe.rule != "none" and recipe.rule_by == "gpus" and spec.world_size > 1 and spec.global_batch <= usual:
         lines.append(f"the learning rate follows the number of GPUs, but the effective batch is no more than {usual}.")

@@ -35,9 +35,15 @@ AFTER_MULTIPROCESSING = -200
 
 @functools.cache
 def root() -> Path:
-    """The folder of all that this process leaves on disk while it lives; its keeper is told."""
+    """The folder of what this process leaves on disk while it lives."""
     usual = tempfile.gettempdir()
-    folder = Path(tempfile.mkdtemp(prefix="scalebench-", dir=usual if len(usual) <= LONGEST_BASE else "/tmp"))
+    return kept_folder(usual if len(usual) <= LONGEST_BASE else "/tmp")
+
+
+@functools.cache
+def kept_folder(base: str) -> Path:
+    """A folder in `base` that goes with this process; its keeper is told."""
+    folder = Path(tempfile.mkdtemp(prefix="scalebench-", dir=base))
     keeper = subprocess.Popen(
         ["/bin/sh", "-c", KEEPER, str(folder)],
         stdin=subprocess.PIPE,
@@ -67,9 +73,9 @@ def temporary_files_inside() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def private_folder() -> Iterator[Path]:
-    """A folder of one launch alone, gone afterwards."""
-    folder = Path(tempfile.mkdtemp(dir=root()))
+def private_folder(base: str | None = None) -> Iterator[Path]:
+    """A folder of one launch alone, gone afterwards; in `base`, if that is given."""
+    folder = Path(tempfile.mkdtemp(dir=kept_folder(base) if base else root()))
     try:
         yield folder
     finally:

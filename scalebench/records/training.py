@@ -53,10 +53,18 @@ class Test(Facts):
 
 
 class Save(Facts):
-    """One checkpoint; `seconds` is for how long training stood still, `file_bytes` what all files of it hold."""
+    """One checkpoint.
+
+    Attributes:
+        step: optimizer steps before it.
+        seconds: for how long training stood still. durable_seconds: until it was on disk under its name: as long, but
+            for one that was saved asynchronously. None in older records.
+        file_bytes: what all its files hold.
+    """
 
     step: int
     seconds: float
+    durable_seconds: float | None = None
     file_bytes: int
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from scalebench.analysis.training import (
     best,
     checkpoint_bytes,
+    durable_seconds,
     ranks_busy,
     reached,
     stall_seconds,
@@ -54,6 +55,7 @@ def _row(record: Record, recipe: Recipe, facts: TrainingFacts) -> dict[str, str]
         "validated by": "all ranks" if recipe.validate_on == "all" else "rank 0",
         "ranks busy": known(ranks_busy(facts), percent),
         "checkpoint s": known(stall_seconds(facts)),
+        "durable s": known(durable_seconds(facts)),
         "checkpoint": known(checkpoint_bytes(facts), size),
         "load s": known(facts.load_seconds),
     }

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from scalebench.errors import UserError
+from scalebench.harness.phase import Phase
 from scalebench.harness.placement import Place, barrier
 from scalebench.recipe import Recipe
 from scalebench.records.training import Save
 from scalebench.strategies.base import TrainStep
 from scalebench.strategies.construct import stable_seed
-from scalebench.strategies.safe_reading import CodeFoundError, read_plain
+from scalebench.strategies.safe_reading import read_plain
+from scalebench.training.failures import refused, told
 from scalebench.training.manifest import (
     AVERAGES,
     MANIFEST,
@@ -30,6 +29,7 @@ from scalebench.training.manifest import (
     Manifest,
     checkpoint_name,
     checkpoints_in,
+    copied,
     read_manifest,
     sha256_of,
     sync,
@@ -38,29 +38,61 @@ from scalebench.training.stopping import score
 from scalebench.training.weights import write_weights
 from scalebench.workloads.base import Workload
 
-SHORT_OF_SPACE_BYTES = 2**26
+BEAT_SECONDS = 1.0
+WRITER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Checkpoints:
-    """The checkpoints of one training, in `folder`, as one rank of it keeps them."""
+    """The checkpoints of one training, in `folder`, as one rank of it keeps them.
+
+    Attributes:
+        staging: where each is written first, to be carried to `folder` while training goes on; None: there at once.
+        saves: what each that is on disk has taken; of those that were carried, the rank that leads alone knows.
+    """
 
     folder: Path
     recipe: Recipe
     workload: Workload
     place: Place
+    phase: Phase
+    staging: Path | None = None
+    saves: list[Save] = field(default_factory=list)
+    _carried: Future[Save] | None = None
 
-    def save(self, step: TrainStep, manifest: Manifest) -> Save:
-        """Write the checkpoint that `manifest` describes, then remove those that need not be kept. Collective.
+    def save(self, step: TrainStep, manifest: Manifest) -> None:
+        """Write the checkpoint that `manifest` describes, then remove those that need not be kept; with `staging`, the
+        latter and most of the former by a thread, for which the next save waits. Collective.
 
-        Raises UserError when it could not be written; those before it are untouched.
+        Raises UserError when it, or the one before, could not be written; those before are untouched.
         """
         began = time.monotonic()
-        with told(self.folder, manifest.step):
-            written = self._write(step, manifest)
-            self._remove_others()
-        size = sum(held.file_bytes for held in written.files.values())
-        return Save(step=manifest.step, seconds=time.monotonic() - began, file_bytes=size)
+        self.settle()
+        place = self.staging or self.folder
+        with told(self.folder, manifest.step, place):
+            written = self._write(step, manifest, place / f"{UNFINISHED}{checkpoint_name(manifest.step)}")
+            if self.staging is None:
+                self._finish_together(written, manifest)
+        stall = time.monotonic() - began
+        if self.staging is None:
+            self.saves.append(self._saved(manifest.step, stall, stall))
+        elif self._leads:
+            self._carried = WRITER.submit(self._carry, written, manifest, began, stall)
+
+    def settle(self) -> None:
+        """Wait for the checkpoint that is being carried, if there is one. Raises UserError when it failed."""
+        if self._carried is None:
+            return
+        while not self._carried.done():
+            self.phase.beat()
+            wait([self._carried], timeout=BEAT_SECONDS)
+        carried, self._carried = self._carried, None
+        self.saves.append(carried.result())
+
+    def look(self) -> None:
+        """Tell without waiting, as `settle` does, how a carried checkpoint ended, if it has."""
+        if self._carried and self._carried.done():
+            self.settle()
 
     def load(self, checkpoint: Path, step: TrainStep, resizing: bool) -> None:
         """Take up `checkpoint`, and draw random numbers on from there. Collective.
@@ -76,28 +108,47 @@ class Checkpoints:
             else:
                 set_random_state(read_plain(checkpoint / random_file(self.place.rank)), self.place)
 
-    def _write(self, step: TrainStep, manifest: Manifest) -> Manifest:
-        unfinished = self.folder / f"{UNFINISHED}{checkpoint_name(manifest.step)}"
+    def _write(self, step: TrainStep, manifest: Manifest, unfinished: Path) -> Path:
+        """All but the manifest, into the new folder `unfinished`. Collective."""
         if self._leads:
-            for left in self.folder.glob(f"{UNFINISHED}*"):
-                shutil.rmtree(left)
+            clear(unfinished.parent)
             (unfinished / STATE).mkdir(parents=True)
         barrier(self.place.device)
         self._write_contents(step, unfinished, averaged=manifest.spec.ema_decay is not None)
         barrier(self.place.device)
-        whole = manifest.model_copy(update={"files": self._held_files(unfinished)})
-        if self._leads:
-            finish(unfinished, whole)
-        barrier(self.place.device)
-        return whole
+        return unfinished
 
     def _write_contents(self, step: TrainStep, folder: Path, averaged: bool) -> None:
-        if self.recipe.contents == "full":
+        if self.recipe.contents != "weights":
             step.save(folder / STATE)
             torch.save(random_state(self.place), folder / random_file(self.place.rank))
-        write_weights(step, self.workload, folder / WEIGHTS, write=self._leads)
-        if averaged:
-            write_weights(step, self.workload, folder / AVERAGES, write=self._leads, ema=True)
+        if self.recipe.contents != "state":
+            write_weights(step, self.workload, folder / WEIGHTS, write=self._leads)
+            if averaged:
+                write_weights(step, self.workload, folder / AVERAGES, write=self._leads, ema=True)
+
+    def _finish_together(self, unfinished: Path, manifest: Manifest) -> None:
+        """Give what all ranks have written its name, and remove what need not be kept. Collective."""
+        files = self._held_files(unfinished)
+        if self._leads:
+            finish(unfinished, manifest.model_copy(update={"files": files}))
+            remove_others(self.folder, self.recipe)
+        barrier(self.place.device)
+
+    def _carry(self, staged: Path, manifest: Manifest, began: float, stall: float) -> Save:
+        """The same alone, of what is elsewhere."""
+        with told(self.folder, manifest.step):
+            clear(self.folder)
+            unfinished = self.folder / staged.name
+            finish(unfinished, manifest.model_copy(update={"files": carried(staged, unfinished)}))
+            shutil.rmtree(staged)
+            remove_others(self.folder, self.recipe)
+            return self._saved(manifest.step, stall, time.monotonic() - began)
+
+    def _saved(self, step: int, stall: float, durable: float) -> Save:
+        written = read_manifest(self.folder / checkpoint_name(step))
+        size = sum(held.file_bytes for held in written.files.values())
+        return Save(step=step, seconds=stall, durable_seconds=durable, file_bytes=size)
 
     def _held_files(self, folder: Path) -> dict[str, HeldFile]:
         """Every file in `folder`, on disk by now, and what it holds; each rank looks at some."""
@@ -112,18 +163,35 @@ class Checkpoints:
             dist.all_gather_object(shares, mine)
         return dict(sorted((name, held) for share in shares for name, held in share.items()))
 
-    def _remove_others(self) -> None:
-        if self._leads:
-            found = checkpoints_in(self.folder)
-            kept = {*best_of(self.recipe, found)[: self.recipe.keep_best], found[-1]}
-            for path in found:
-                if path not in kept:
-                    (path / MANIFEST).unlink()  # from here on it is no checkpoint, however far this gets
-                    shutil.rmtree(path)
-
     @property
     def _leads(self) -> bool:
         return self.place.rank == 0
+
+
+def clear(folder: Path) -> None:
+    """Remove what was left of checkpoints that were never finished."""
+    for left in folder.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(left)
+
+
+def carried(source: Path, target: Path) -> dict[str, HeldFile]:
+    """Every file in `source`, now also in the new folder `target` and on disk."""
+    held = {}
+    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+        name = file.relative_to(source)
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        held[str(name)] = copied(file, target / name)
+    return held
+
+
+def remove_others(folder: Path, recipe: Recipe) -> None:
+    """Remove the checkpoints that are neither the last nor among the best that are kept."""
+    found = checkpoints_in(folder)
+    kept = {*best_of(recipe, found)[: recipe.keep_best], found[-1]}
+    for path in found:
+        if path not in kept:
+            (path / MANIFEST).unlink()  # from here on it is no checkpoint, however far this gets
+            shutil.rmtree(path)
 
 
 def finish(unfinished: Path, manifest: Manifest) -> None:
@@ -143,47 +211,6 @@ def best_of(recipe: Recipe, found: list[Path]) -> list[Path]:
     """Those of the checkpoints that were validated, the best first, of equals the earliest."""
     scores = {path: manifest.metrics for path in found if (manifest := read_manifest(path)).metrics}
     return sorted(scores, key=lambda path: -score(recipe, scores[path]))
-
-
-@contextmanager
-def told(folder: Path, step: int) -> Iterator[None]:
-    """Whatever fails while a checkpoint is written becomes a sentence: what, where, what is left and what to do."""
-    try:
-        yield
-    except Exception as error:  # torch's writers raise what they like of a full disk
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else _first_line(error)
-        if space(folder) < SHORT_OF_SPACE_BYTES:
-            reason = f"{space(folder) // 2**20} MiB are left on its disk"
-        found = checkpoints_in(folder)
-        last = (
-            f"The last whole one is {found[-1].name}: make room and resume from it." if found else "There is no other."
-        )
-        raise UserError(
-            f"the checkpoint of step {step} could not be written into {folder}: {reason}. {last}"
-        ) from error
-
-
-@contextmanager
-def refused(checkpoint: Path) -> Iterator[None]:
-    """Code that is found in a checkpoint becomes a sentence."""
-    try:
-        yield
-    except CodeFoundError as error:
-        raise UserError(
-            f"the checkpoint {checkpoint} holds code ({error}), which no training saves and which is never run. "
-            "Take one that you or your colleagues have written."
-        ) from error
-
-
-def space(folder: Path) -> int:
-    """Bytes that are left where `folder` is, or is to be."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def random_file(rank: int) -> str:

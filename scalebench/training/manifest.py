@@ -68,6 +68,11 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def exported_file(checkpoint: Path, ema: bool = False) -> Path:
+    """Where its weights, or averages, are consolidated to unless another place is named: beside the checkpoint."""
+    return checkpoint.with_name(f"{checkpoint.name}{'-averages' if ema else ''}.safetensors")
+
+
 def checkpoints_in(folder: Path) -> list[Path]:
     """The whole checkpoints in `folder`, in the order of their steps."""
     if not folder.is_dir():
@@ -131,6 +136,18 @@ def sha256_of(file: Path) -> str:
         while part := opened.read(HASHED_AT_ONCE_BYTES):
             digest.update(part)
     return digest.hexdigest()
+
+
+def copied(source: Path, target: Path) -> HeldFile:
+    """What a file holds, now also in `target` and on disk."""
+    digest, size = hashlib.sha256(), 0
+    with source.open("rb") as opened, target.open("wb") as new:
+        while part := opened.read(HASHED_AT_ONCE_BYTES):
+            digest.update(part)
+            size += new.write(part)
+        new.flush()
+        os.fsync(new.fileno())
+    return HeldFile(file_bytes=size, sha256=digest.hexdigest())
 
 
 def sync(path: Path) -> None:

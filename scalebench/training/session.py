@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel
 
 from scalebench import workloads
 from scalebench.data.sampler import GlobalBatchSampler
 from scalebench.errors import UserError
 from scalebench.harness.launcher import StartMethod
+from scalebench.harness.lifeline import private_folder
 from scalebench.harness.runner import Begin, Session, session_name
 from scalebench.harness.stop import stoppable
 from scalebench.machine import detect
@@ -24,10 +27,12 @@ from scalebench.spec import PlannedRun, RunSpec
 from scalebench.strategies import create
 from scalebench.training import entry
 from scalebench.training.board import Board
-from scalebench.training.manifest import WEIGHTS, Manifest, checkpoints_in, read_manifest, verify
+from scalebench.training.failures import space
+from scalebench.training.manifest import WEIGHTS, Manifest, checkpoints_in, exported_file, read_manifest, verify
 from scalebench.training.parts import parts
 from scalebench.training.pictures import JUDGED, Sheets, pictured
 from scalebench.training.stopping import ended
+from scalebench.training.weights import stored_as
 from scalebench.training.worker import TrainJob
 from scalebench.workloads.checkpoint import started
 
@@ -40,7 +45,7 @@ FREE_TO_CHANGE = {
 """What a resumed training may do otherwise than before: how it is computed, not what."""
 FREE_OF_RECIPE = {
     "steps", "rule", "rule_by", "base", "base_learning_rate", "val_batches", "val_every", "save_every", "log_every",
-    "keep_best", "contents", "patience", "target", "validate_on", "test_data",
+    "keep_best", "contents", "save_async", "patience", "target", "validate_on", "test_data",
     "samples", "fid",
 }  # fmt: skip
 """Of the rates the spec holds what they come to."""
@@ -55,17 +60,18 @@ def train(run: PlannedRun, *, results: Path, start_method: StartMethod, board: B
     if run.training and run.training.resume:
         checkpoint = Path(run.training.resume)
         verify(checkpoint, read_manifest(checkpoint))
-    with stoppable() as stop:
+    staging = run.training.staging if run.training else None
+    with stoppable() as stop, private_folder(staging) if staging else nullcontext() as staged:
         name = session_name()
-        begin = Begin(main=entry.main, job=partial(_job, board, results / name))
+        begin = Begin(main=entry.main, job=partial(_job, board, results / name, staged))
         session = Session(results, [run], detect(run.spec.device), start_method, name=name, begin=begin)
         session.prepare()
         return session.perform(0, run, lambda phase: None, stop)
 
 
-def _job(board: Board, records: Path, run: PlannedRun) -> TrainJob:
+def _job(board: Board, records: Path, staging: Path | None, run: PlannedRun) -> TrainJob:
     sheets = Sheets(records=records.resolve(), name=f"samples/{run.spec.label}-{run.spec.cell_id}")
-    return TrainJob(run=run, board=board, sheets=sheets)
+    return TrainJob(run=run, board=board, sheets=sheets, staging=staging)
 
 
 def lengths(spec: RunSpec, recipe: Recipe) -> tuple[int, int]:
@@ -111,11 +117,41 @@ def require_possible(spec: RunSpec, recipe: Recipe) -> None:
         )
 
 
+def require_staging(spec: RunSpec, recipe: Recipe, folder: Path) -> None:
+    """Raise UserError where no checkpoint of this training can be written first."""
+    require_writable(folder, "folder in which checkpoints are written first", "--staging-dir")
+    needed, left = least_bytes(spec, recipe), space(folder)
+    if needed > left:
+        raise UserError(
+            f"--save-async writes each checkpoint into {folder} first: it takes at least {needed / 2**20:,.0f} MiB, "
+            f"and {left / 2**20:,.0f} MiB are free. Make it larger (for docker: --shm-size), give another "
+            "--staging-dir, or leave --save-async out."
+        )
+
+
+def least_bytes(spec: RunSpec, recipe: Recipe) -> int:
+    """What a checkpoint holds at least: parameters in fp32, in the state their optimizer's moments and averages too."""
+    workload = workloads.create(spec.workload, spec.size, spec.workload_options, seed=spec.seed)
+    whole = sum(tensor.numel() for tensor in stored_as(workload).values()) * torch.float32.itemsize
+    kept = 1 if spec.ema_decay is None else 2
+    moments = 2 if spec.optimizer.name == "adamw" else bool(spec.optimizer.momentum)
+    state, weights = whole * (kept + moments), whole * kept
+    return {"full": state + weights, "state": state, "weights": weights}[recipe.contents]
+
+
+def start_anew(checkpoint: Path, manifest: Manifest) -> str:
+    """How to go on from a checkpoint that cannot be resumed as is asked."""
+    if WEIGHTS in manifest.files:
+        return f"Or start a new training from its weights: --init-from {checkpoint}/{WEIGHTS}"
+    file = exported_file(checkpoint)
+    return f"Or start a new training from its weights: scalebench train --export {checkpoint}, then --init-from {file}"
+
+
 def require_resumable(checkpoint: Path, manifest: Manifest, spec: RunSpec, recipe: Recipe) -> None:
     """Raise UserError unless a training of `spec` by `recipe` can go on from `checkpoint`."""
-    start_anew = f"Or start a new training from its weights: --init-from {checkpoint}/{WEIGHTS}"
+    otherwise = start_anew(checkpoint, manifest)
     if manifest.contents == "weights":
-        raise UserError(f"{checkpoint} holds weights alone, and cannot be resumed. {start_anew}")
+        raise UserError(f"{checkpoint} holds weights alone, and cannot be resumed. {otherwise}")
     differing = [
         *differences(manifest.spec, spec, FREE_TO_CHANGE),
         *differences(manifest.recipe, recipe, FREE_OF_RECIPE),
@@ -125,22 +161,22 @@ def require_resumable(checkpoint: Path, manifest: Manifest, spec: RunSpec, recip
     if manifest.spec.global_batch != spec.global_batch:
         differing.append(f"an effective batch of {manifest.spec.global_batch}, now {spec.global_batch}")
     if differing:
-        raise UserError(f"{checkpoint} was trained with {'; with '.join(differing)}. Ask for the same. {start_anew}")
-    require_loadable(checkpoint, manifest.spec, spec, start_anew)
+        raise UserError(f"{checkpoint} was trained with {'; with '.join(differing)}. Ask for the same. {otherwise}")
+    require_loadable(checkpoint, manifest.spec, spec, otherwise)
     over = ended(recipe, manifest.evaluations, manifest.step)
     if over and not recipe.tests:
         more = {"steps": "more --steps", "target": "another --target", "patience": "more --patience"}
         raise UserError(f"{checkpoint} is where its training came to its end. Give {more[over]} to go on.")
 
 
-def require_loadable(checkpoint: Path, then: RunSpec, now: RunSpec, start_anew: str) -> None:
+def require_loadable(checkpoint: Path, then: RunSpec, now: RunSpec, otherwise: str) -> None:
     """Raise UserError where the shards of one fit neither the strategy nor the ranks of the other."""
     pairs = [(one.strategy, one.strategy_options, one.world_size) for one in (then, now)]
     resizes = all(create(one.strategy, one.strategy_options).resizes for one in (then, now))
     if pairs[0] != pairs[1] and not resizes:
         raise UserError(
             f"{checkpoint} is of {then.strategy} on {then.world_size} ranks, now it is {now.strategy} on "
-            f"{now.world_size}, and DeepSpeed's shards fit nothing else. Resume it as it was. {start_anew}"
+            f"{now.world_size}, and DeepSpeed's shards fit nothing else. Resume it as it was. {otherwise}"
         )
 
 

@@ -13,7 +13,7 @@ from scalebench.harness.placement import Place
 from scalebench.records.training import Test
 from scalebench.strategies.base import Strategy
 from scalebench.training.agreeing import of_first
-from scalebench.training.manifest import WEIGHTS, read_manifest
+from scalebench.training.manifest import STATE, WEIGHTS, read_manifest
 from scalebench.training.parts import parts
 from scalebench.training.shares import Share
 from scalebench.training.validation import Validation
@@ -35,14 +35,19 @@ def tested(report: Report, job: Job, strategy: Strategy, place: Place, phase: Ph
 
 
 def test(checkpoint: Path, job: Job, strategy: Strategy, place: Place, phase: Phase) -> Test:
-    """Build the model anew from the weights of `checkpoint`, whatever its shards, and evaluate it. Collective."""
+    """Build the model anew from `checkpoint`, from its shards only where it has no file of weights, and evaluate it.
+    Collective."""
     spec, training, began = job.run.spec, job.run.training, time.monotonic()
     assert training is not None
     plain = workloads.create(spec.workload, spec.size, spec.workload_options, seed=spec.seed)
     source = parts(plain, spec, training.recipe).test
     assert source is not None, "a recipe that tests has something to test on"
-    workload = started(plain, str(checkpoint / WEIGHTS))
+    manifest = read_manifest(checkpoint)
+    whole = WEIGHTS in manifest.files
+    workload = started(plain, str(checkpoint / WEIGHTS)) if whole else plain
     step = strategy.prepare(workload, spec.train_config(), place.device)
+    if not whole:
+        step.load(checkpoint / STATE)
     compat.limit_waits(spec.timeout_seconds)
     on = training.recipe.validate_on
     share = Share(source=source, micro_batch=spec.micro_batch, on=on, place=place, phase=phase)
@@ -50,7 +55,7 @@ def test(checkpoint: Path, job: Job, strategy: Strategy, place: Place, phase: Ph
     step.close()
     return Test(
         checkpoint=str(checkpoint),
-        step=read_manifest(checkpoint).step,
+        step=manifest.step,
         samples=share.samples,
         seconds=time.monotonic() - began,
         metrics=metrics,

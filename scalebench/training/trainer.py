@@ -12,9 +12,9 @@ import torch.distributed as dist
 from scalebench.errors import UserError
 from scalebench.harness.loop import Timeline
 from scalebench.harness.phase import Phase
-from scalebench.harness.placement import Place
+from scalebench.harness.placement import Place, barrier
 from scalebench.recipe import Recipe
-from scalebench.records.training import Ended, Evaluation, Save, Sheet, TrainingFacts
+from scalebench.records.training import Ended, Evaluation, Sheet, TrainingFacts
 from scalebench.spec import RunSpec
 from scalebench.stats.pacing import Chunk, Stopped
 from scalebench.strategies.base import Batch, TrainStep
@@ -57,7 +57,6 @@ class Trainer:
     done: int = 0
     elapsed: float = 0.0
     evaluations: list[Evaluation] = field(default_factory=list)
-    saves: list[Save] = field(default_factory=list)
     sheets: list[Sheet] = field(default_factory=list)
     ended: Ended | None = None
     _began: float = 0.0
@@ -78,6 +77,7 @@ class Trainer:
         self.ended = stopping.ended(recipe, self.evaluations, self.done)
         if self.ended or (recipe.save_every and self.done % recipe.save_every == 0):
             self._save()
+        self._look_after_checkpoints()
         return self._next()
 
     def learning_rates(self, batches: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
@@ -97,7 +97,7 @@ class Trainer:
             resumed_from=resumed_from,
             load_seconds=load_seconds,
             evaluations=self.evaluations,
-            saves=self.saves,
+            saves=self.course.checkpoints.saves,
             sheets=self.sheets,
             elapsed_seconds=self._elapsed(),
             train_samples=train_samples,
@@ -155,7 +155,15 @@ class Trainer:
             spec=self.course.spec,
             recipe=self.course.recipe,
         )
-        self.saves.append(self.course.checkpoints.save(self.step, manifest))
+        self.course.checkpoints.save(self.step, manifest)
+
+    def _look_after_checkpoints(self) -> None:
+        """The end waits until the last one is on disk."""
+        if self.ended:
+            self.course.checkpoints.settle()
+            barrier(self.course.place.device)
+        else:
+            self.course.checkpoints.look()
 
     def _show(self, ran: Timeline) -> None:
         mean = mean_over_ranks(ran.losses)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib.util
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -10,38 +12,59 @@ from torch import Tensor, nn
 
 from scalebench import workloads
 from scalebench.errors import UserError
+from scalebench.strategies import saved_state
 from scalebench.strategies.base import TrainStep
 from scalebench.strategies.construct import allocate_, named_state
-from scalebench.training.manifest import AVERAGES, WEIGHTS, found_checkpoint, read_manifest, verify
+from scalebench.training.failures import refused
+from scalebench.training.manifest import (
+    AVERAGES,
+    STATE,
+    WEIGHTS,
+    Manifest,
+    found_checkpoint,
+    read_manifest,
+    verify,
+)
+from scalebench.training.tensor_file import write_tensors
 from scalebench.workloads.base import Workload
 
 WRAPPERS = ("_fsdp_wrapped_module.", "_orig_mod.", "_forward_module.")
 
 
-def write_weights(step: TrainStep, workload: Workload, file: Path, *, write: bool, ema: bool = False) -> None:
-    """Write every parameter, fp32, and every buffer, by their names in the unwrapped module. Collective.
-
-    The rank that is to `write` holds the whole model in main memory for the time. With `ema`, the moving averages.
-    """
-    from safetensors.torch import save_file
-
-    parameters = step.full_parameters(ema=True) if ema else step.full_parameters()
-    if not write:
-        for _ in parameters:
-            pass
-        return
-    whole = {name: value.contiguous() for name, value in parameters}
-    save_file(whole | dict(buffers(step, workload)), file)
-
-
-def buffers(step: TrainStep, workload: Workload) -> Iterator[tuple[str, Tensor]]:
-    """This rank's buffers, copied to the CPU."""
+def stored_as(workload: Workload) -> dict[str, Tensor]:
+    """On meta, what is stored of each parameter (fp32) and buffer, by its name in the unwrapped module."""
     with torch.device("meta"):
         plain = workload.build()
-    wrapped = {_plain(name): value for name, value in step.module.named_buffers()}
-    for name, _ in plain.named_buffers():
-        found = next(value for key, value in wrapped.items() if key == name or key.endswith(f".{name}"))
-        yield name, found.detach().to("cpu", copy=True)
+    return {name: value.detach().float() for name, value in plain.named_parameters()} | dict(plain.named_buffers())
+
+
+def write_weights(step: TrainStep, workload: Workload, file: Path, *, write: bool, ema: bool = False) -> None:
+    """Write every parameter and buffer, one at a time, by their names in the unwrapped module. Collective.
+
+    With `ema`, the moving averages.
+    """
+    parameters = step.full_parameters(ema=ema)
+    if write:
+        like = stored_as(workload)
+        write_tensors(file, like, chain(parameters, buffers(step, like)))
+    else:
+        for _ in parameters:
+            pass
+
+
+def buffers(step: TrainStep, like: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """This rank's buffers, of those that `like` names."""
+    for key, value in step.module.named_buffers():
+        name = next((name for name in _ends(_plain(key)) if name in like), None)
+        if name:
+            yield name, value
+
+
+def _ends(name: str) -> Iterator[str]:
+    """`a.b.c`, `b.c` and `c`: what a wrapper puts before a name is of no interest."""
+    while name:
+        yield name
+        name = name.partition(".")[2]
 
 
 def _plain(name: str) -> str:
@@ -54,19 +77,59 @@ def load_checkpoint(path: str | Path, *, ema: bool = False) -> nn.Module:
     """The trained model of a checkpoint, or of the last one in a folder: a plain fp32 module on the CPU, in evaluation
     mode; with `ema` its moving averages.
 
-    Raises UserError when there is none, or it is damaged. Nothing in the file is run.
+    Raises UserError when there is none, or it is damaged. Nothing in its files is run.
     """
     from safetensors.torch import load_file
 
     checkpoint = found_checkpoint(Path(path))
     manifest = read_manifest(checkpoint)
-    file = AVERAGES if ema else WEIGHTS
-    if file not in manifest.files:
-        raise UserError(f"{checkpoint} holds no {file}." + (" It was trained without --ema-decay." if ema else ""))
-    verify(checkpoint, manifest, only=[file])
+    file = consolidated_file(checkpoint, manifest, ema)
+    values = load_file(file) if file else dict(sharded_values(checkpoint, manifest, ema))
+    return filled(workload_of(manifest), values)
+
+
+def consolidated_file(checkpoint: Path, manifest: Manifest, ema: bool) -> Path | None:
+    """The file with the weights, or their moving averages, of a checkpoint; None where there are only shards.
+
+    Raises UserError when there is neither, or it is damaged.
+    """
+    if ema and manifest.spec.ema_decay is None:
+        raise UserError(f"{checkpoint} holds no moving averages: it was trained without --ema-decay.")
+    name = AVERAGES if ema else WEIGHTS
+    verify(checkpoint, manifest, only=[name if name in manifest.files else f"{STATE}/"])
+    return checkpoint / name if name in manifest.files else None
+
+
+def sharded_values(checkpoint: Path, manifest: Manifest, ema: bool) -> Iterator[tuple[str, Tensor]]:
+    """Each parameter and buffer, put together from what the ranks have saved, one at a time.
+
+    Raises UserError where that cannot be.
+    """
+    like, state = stored_as(workload_of(manifest)), checkpoint / STATE
+    with refused(checkpoint):
+        if (state / ".metadata").is_file():
+            yield from saved_state.read_saved(state / saved_state.AVERAGES if ema else state, like)
+            return
+        if ema:
+            raise UserError(
+                f"{checkpoint} holds its moving averages as DeepSpeed has shared them out, and cannot put them "
+                "together. Train with --checkpoint-contents full."
+            )
+        yield from _of_deepspeed(state, like)
+
+
+def _of_deepspeed(state: Path, like: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    if importlib.util.find_spec("deepspeed") is None:
+        raise UserError(f"{state} was saved by DeepSpeed, which is missing. Type: pip install deepspeed")
+    from scalebench.strategies import deepspeed_saved
+
+    return deepspeed_saved.read_saved(state, like)
+
+
+def workload_of(manifest: Manifest) -> Workload:
+    """What was trained."""
     spec = manifest.spec
-    workload = workloads.create(spec.workload, spec.size, spec.workload_options)
-    return filled(workload, load_file(checkpoint / file))
+    return workloads.create(spec.workload, spec.size, spec.workload_options)
 
 
 def filled(workload: Workload, values: dict[str, Tensor]) -> nn.Module:

@@ -35,10 +35,12 @@ from scalebench.workloads.checkpoint import started
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob(Job):
-    """One rank's part of a training, where rank 0 shows how it stands, and where it keeps what it generates."""
+    """One rank's part of a training; where rank 0 shows how it stands, where it keeps what it generates, and where
+    checkpoints are written first."""
 
     board: Board | None = None
     sheets: Sheets | None = None
+    staging: Path | None = None
 
 
 def main(job: Job) -> Report:
@@ -99,7 +101,14 @@ def course_of(job: Job, workload: Workload, val_part: SampleSource, place: Place
         validation=Validation(share=share_of(val_part, spec, recipe, place, phase), workload=workload),
         sampling=sampling(spec, recipe, val_part, place, phase),
         sheets=job.sheets if isinstance(job, TrainJob) else None,
-        checkpoints=Checkpoints(folder=Path(training.folder), recipe=recipe, workload=workload, place=place),
+        checkpoints=Checkpoints(
+            folder=Path(training.folder),
+            recipe=recipe,
+            workload=workload,
+            place=place,
+            phase=phase,
+            staging=job.staging if isinstance(job, TrainJob) else None,
+        ),
         board=job.board if isinstance(job, TrainJob) else None,
         items_per_step=spec.global_batch * workload.items_per_sample,
     )

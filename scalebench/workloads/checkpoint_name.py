@@ -30,7 +30,7 @@ def resolve_checkpoint(given: str) -> str:
     if path.is_dir():
         raise UserError(
             f"the checkpoint '{given}' is a folder, as sharded training writes it. "
-            "Consolidate it into one file first, and give that."
+            "Consolidate it into one file first (of scalebench's own, by `scalebench train --export`), and give that."
         )
     if not os.access(path, os.R_OK):
         raise UserError(f"cannot read the checkpoint '{given}'. Permit reading it.")

@@ -56,7 +56,9 @@ def recipe(**changes: object) -> Recipe:
 def train(
     folder: Path, spec: RunSpec, asked: Recipe | None = None, *, resume: Path | None = None, results: Path | None = None
 ) -> Record:
-    training = Training(recipe=asked or recipe(), folder=str(folder), resume=str(resume) if resume else None)
+    asked = asked or recipe()
+    staging = "/dev/shm" if asked.save_async else None
+    training = Training(recipe=asked, folder=str(folder), staging=staging, resume=str(resume) if resume else None)
     run = PlannedRun(spec=spec, kind="train", training=training)
     where = results or folder.parent / "results"
     return session.train(run, results=where, start_method="forkserver", board=Board())[0]
@@ -91,17 +93,23 @@ def rank_killed_once_there_is(file: Path, after_seconds: float = 0.0) -> Iterato
 
 
 SLOW = [("single", 1), *((name, 2) for name in ("ddp", "fsdp1", *(f"deepspeed_stage_{n}" for n in (1, 2, 3))))]
+SLOW_ASYNC = [("fsdp", 2, True), ("deepspeed_stage_3", 2, True)]
 
 
 @pytest.mark.parametrize(
-    ("strategy", "ranks"),
-    [("fsdp", 2), *(pytest.param(*one, marks=pytest.mark.slow) for one in SLOW)],
+    ("strategy", "ranks", "save_async"),
+    [
+        ("fsdp", 2, False),
+        ("deepspeed_stage_2", 2, True),
+        *(pytest.param(*one, False, marks=pytest.mark.slow) for one in SLOW),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in SLOW_ASYNC),
+    ],
 )
-def test_a_killed_training_goes_on_to_the_bit(strategy: str, ranks: int, tmp_path: Path) -> None:
+def test_a_killed_training_goes_on_to_the_bit(strategy: str, ranks: int, save_async: bool, tmp_path: Path) -> None:
     spec, folder = small(strategy, ranks), tmp_path / "killed"
     straight = train(tmp_path / "straight", spec)
     with rank_killed_once_there_is(folder / "step-00000002" / MANIFEST):
-        killed = train(folder, spec)
+        killed = train(folder, spec, recipe(save_async=save_async))
     assert killed.status == "failed"
     resumed = train(folder, spec, resume=checkpoints_in(folder)[-1])
     first = facts(resumed).first_step
@@ -179,13 +187,15 @@ def test_a_metric_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
-def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("save_async", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_full_disk_leaves_the_last_checkpoint_whole(save_async: bool, tmp_path: Path) -> None:
+    asked = recipe(keep_best=9, save_async=save_async)
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "none", disk], capture_output=True).returncode:
         pytest.skip("may not mount")
     try:
-        record = train(disk / "c", small("ddp", ema_decay=None), recipe(keep_best=9), results=tmp_path / "results")
+        record = train(disk / "c", small("ddp", ema_decay=None), asked, results=tmp_path / "results")
         assert record.status == "failed"
         assert record.reason is not None
         assert "could not be written" in record.reason
@@ -201,8 +211,9 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_kills_at_any_moment_lose_nothing_good(tmp_path: Path) -> None:
-    spec, folder, asked = small("ddp"), tmp_path / "c", recipe(steps=400, keep_best=0)
+@pytest.mark.parametrize("save_async", [False, True])
+def test_kills_at_any_moment_lose_nothing_good(save_async: bool, tmp_path: Path) -> None:
+    spec, folder, asked = small("ddp"), tmp_path / "c", recipe(steps=400, keep_best=0, save_async=save_async)
     last: Path | None = None
     for attempt in range(20):
         with rank_killed_once_there_is(last / MANIFEST if last else folder, 0.05 + 0.021 * attempt):

@@ -160,7 +160,10 @@ def make_training(spec: RunSpec, losses: Sequence[float] = (2.0, 1.0, 1.5), **fi
         )
         for step, loss in enumerate(losses, 11)
     ]
-    saves = [Save(step=step, seconds=seconds, file_bytes=1024 * step) for step, seconds in ((12, 0.1), (13, 0.3))]
+    saves = [
+        Save(step=step, seconds=seconds, durable_seconds=5 * seconds, file_bytes=1024 * step)
+        for step, seconds in ((12, 0.1), (13, 0.3))
+    ]
     training = TrainingFacts(
         first_step=7, load_seconds=0.5, evaluations=evaluations, saves=saves, elapsed_seconds=20.0, train_samples=90,
         val_samples=10, ended="steps",

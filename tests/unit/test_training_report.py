@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from scalebench.analysis.training import best, ranks_busy, reached, stall_seconds, trainings, validation_share
+from scalebench.analysis.training import (
+    best,
+    durable_seconds,
+    ranks_busy,
+    reached,
+    stall_seconds,
+    trainings,
+    validation_share,
+)
 from scalebench.recipe import Target
 from scalebench.reporting.report import write_report
 from scalebench.reporting.training import training_table
@@ -27,6 +35,7 @@ def test_figures_of_a_training() -> None:
     assert best(recipe, facts) == goal
     assert validation_share(facts) == pytest.approx(3 * 0.25 / 20)
     assert stall_seconds(facts) == pytest.approx(0.2)
+    assert durable_seconds(facts) == pytest.approx(1.0)
 
 
 def test_what_is_no_number_reaches_nothing_and_is_never_best() -> None:
@@ -44,6 +53,7 @@ def test_a_row_per_training() -> None:
     assert (row["steps"], row["best"], row["s to target"]) == ("13", "loss 1.000 (step 12)", "15.00")
     assert (row["test"], row["validated by"], row["ranks busy"]) == ("loss 1.250 (step 12)", "all ranks", "100.0%")
     assert (row["validation"], row["checkpoint s"], row["load s"]) == ("3.8%", "0.2000", "0.5000")
+    assert row["durable s"] == "1.000"
     assert training_table([make_record(make_spec(), 1.0)]) is None
 
 
