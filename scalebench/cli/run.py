@@ -211,9 +211,7 @@ def resumes(asked: Asked, request: Request) -> bool:
 
 def work(asked: Asked, request: Request, machine: Machine, json_lines: bool) -> int:
     """Be one worker of one cell under a foreign launcher, which says how many there are; rank 0 speaks for all."""
-    world_size = int(os.environ["WORLD_SIZE"])
-    nodes = world_size // int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-    machine = replace(machine, gpu_count=machine.gpu_count * nodes, cores=machine.cores * nodes)
+    world_size, machine = int(os.environ["WORLD_SIZE"]), of_all_nodes(machine)
     specs = cells_of(asked, alone(request, world_size), machine)
     if len(specs) > 1 or specs[0].world_size != world_size:
         raise UserError(
@@ -234,6 +232,13 @@ def work(asked: Asked, request: Request, machine: Machine, json_lines: bool) -> 
         return EXIT_OK
     show([ended], json_lines)
     return exit_code([ended[0]])
+
+
+def of_all_nodes(machine: Machine) -> Machine:
+    """What the nodes of a foreign launcher have together, each as much as this one."""
+    world_size = int(os.environ["WORLD_SIZE"])
+    nodes = world_size // int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    return replace(machine, gpu_count=machine.gpu_count * nodes, cores=machine.cores * nodes)
 
 
 def is_worker(environment: Mapping[str, str]) -> bool:

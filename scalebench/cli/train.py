@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,15 +16,16 @@ from scalebench.cli.exporting import asked_to_export, carry_out_export
 from scalebench.cli.flags import request_flags
 from scalebench.cli.recipes import resolved
 from scalebench.cli.resuming import resumed_checkpoint, resuming_flags, with_global_batch
-from scalebench.cli.run import DEFAULT_RESULTS, cells_of, is_worker
+from scalebench.cli.run import alone, cells_of, is_worker, of_all_nodes, results_folder
 from scalebench.cli.summary import cautions, exit_code, problems, where
-from scalebench.errors import UserError
+from scalebench.errors import EXIT_CELL_NOT_OK, EXIT_OK, UserError
 from scalebench.machine import Machine, detect
 from scalebench.matrix import Request
 from scalebench.recipe import Contents, Recipe, Rule, RuleBy, Schedule, Training, ValidateOn
 from scalebench.records.record import Record
 from scalebench.records.store import reserved
 from scalebench.spec import PlannedRun, RunSpec
+from scalebench.training.board import Board
 from scalebench.training.manifest import Manifest, checkpoints_in
 
 HELP = """Train a model to a result under a strategy; checkpoints, validation and a record.
@@ -112,10 +114,8 @@ def checkpoint_flags() -> list[click.Option]:
     ]
 
 
-def command(assignments: Sequence[str], json_lines: bool, **given: Any) -> int:
+def command(assignments: Sequence[str], json_lines: bool, local_rank: str | None, **given: Any) -> int:
     """Carry out `scalebench train`; returns its exit code."""
-    if is_worker(os.environ):
-        raise UserError("`scalebench train` starts its ranks itself. Leave torchrun out and give --gpus.")
     flags = {name: value for name, value in given.items() if value is not None}
     if asked_to_export(flags):
         return carry_out_export(flags)
@@ -124,9 +124,13 @@ def command(assignments: Sequence[str], json_lines: bool, **given: Any) -> int:
     resumed, batch_given = resumed_checkpoint(flags), not {"accumulation", "micro_batch"}.isdisjoint(flags)
     if resumed:
         flags = resuming_flags(*resumed, flags)
+    if is_worker(os.environ) and "gpus" not in given:
+        flags.pop("gpus", None)
     asked = Asked(flags={name: flags.pop(name) for name in (*SHARED, "set") if name in flags}, table={})
     request = asked.request()
     machine = detect(request.device or "auto")
+    if is_worker(os.environ):
+        request, machine = alone(request, int(os.environ["WORLD_SIZE"])), of_all_nodes(machine)
     spec = cell(asked, request, machine)
     if resumed and not batch_given:
         spec = with_global_batch(spec, resumed[1].spec.global_batch)
@@ -146,6 +150,7 @@ train = click.Command(
             help="Set an option of the strategy, or of the workload. May be repeated.",
         ),
         click.Option(["--json", "json_lines"], is_flag=True, help="Print the record as a line of JSON instead."),
+        click.Option(["--local-rank", "--local_rank"], hidden=True),
     ],
 )  # fmt: skip
 
@@ -160,33 +165,70 @@ def carry_out(
     json_lines: bool,
 ) -> int:
     """Resolve the recipe, train, and tell."""
-    from scalebench.cli.training_progress import showing
     from scalebench.training import session
-    from scalebench.training.board import Board
 
     session.require_room(folder, resuming=resumed is not None)
     recipe, spec = resolved(spec, flags, session.lengths)
     session.require_possible(spec, recipe)
     if resumed:
         session.require_resumable(*resumed, spec, recipe)
-    staging = Path(flags.get("staging_dir", STAGING)) if recipe.save_async else None
-    if staging:
-        session.require_staging(spec, recipe, staging)
     training = Training(
         recipe=recipe,
         folder=str(folder),
-        staging=str(staging) if staging else None,
+        staging=staging_of(spec, recipe, flags),
         resume=str(resumed[0]) if resumed else None,
     )
     run = PlannedRun(spec=spec, kind="train", training=training)
-    tell([*plan_lines(spec, recipe, machine), *cautions([spec], machine)])
-    board, results = Board(), Path(request.results or DEFAULT_RESULTS)
-    with (
-        reserved(folder, lambda: tell([f"another training writes into {folder}; waiting for its end."])),
-        showing(board, recipe, first=resumed[1].step if resumed else 0),
-    ):
+    board, speaks = Board(), not is_worker(os.environ) or os.environ["RANK"] == "0"
+    if speaks:
+        tell([*plan_lines(spec, recipe, machine), *cautions([spec], machine)])
+    with attended(folder, recipe, board, resumed[1].step if resumed else 0) if speaks else nullcontext():
+        ended = trained(run, request, board)
+    return shown(*ended, folder, json_lines) if ended else EXIT_OK
+
+
+def staging_of(spec: RunSpec, recipe: Recipe, flags: Mapping[str, Any]) -> str | None:
+    """Where checkpoints are written first, if not where they go. Raises UserError where they cannot be."""
+    from scalebench.training import session
+
+    if not recipe.save_async:
+        return None
+    if is_worker(os.environ):
+        raise UserError("--save-async is for ranks that scalebench starts itself. Leave torchrun out and give --gpus.")
+    staging = flags.get("staging_dir", STAGING)
+    session.require_staging(spec, recipe, Path(staging))
+    return str(staging)
+
+
+@contextmanager
+def attended(folder: Path, recipe: Recipe, board: Board, first: int) -> Iterator[None]:
+    """While inside, nobody else trains into `folder`, and what ranks write on `board` is shown."""
+    from scalebench.cli.training_progress import showing
+
+    waiting = [f"another training writes into {folder}; waiting for its end."]
+    with reserved(folder, lambda: tell(waiting)), showing(board, recipe, first=first):
+        yield
+
+
+def trained(run: PlannedRun, request: Request, board: Board) -> tuple[Record, Path] | None:
+    """Launch the ranks, or be one of those of a foreign launcher: then rank 0 alone has the record."""
+    from scalebench.training import session
+
+    results = results_folder(request)
+    if not is_worker(os.environ):
         method = request.start_method or "forkserver"
-        record, path = session.train(run, results=results, start_method=method, board=board)
+        return session.train(run, results=results, start_method=method, board=board)
+    try:
+        return session.train_as_worker(run, results=results, board=board)
+    except UserError:
+        raise
+    except Exception as error:  # recorded by now; the launcher ends the other ranks
+        tell([f"rank {os.environ['RANK']}: {type(error).__name__}: {error}"])
+        raise SystemExit(EXIT_CELL_NOT_OK) from None
+
+
+def shown(record: Record, path: Path, folder: Path, json_lines: bool) -> int:
+    """Tell what came of it; returns the exit code."""
     for line in [record.model_dump_json()] if json_lines else result_lines(record, path):
         click.echo(line)
     tell(problems([(record, path)]))

@@ -91,11 +91,14 @@ def execute(
         return finished
 
 
-def execute_as_worker(run: PlannedRun, *, results: Path) -> tuple[Record, Path] | None:
+def execute_as_worker(
+    run: PlannedRun, *, results: Path, name: str | None = None, take_part: Callable[[], list[Report]] | None = None
+) -> tuple[Record, Path] | None:
     """Be one rank of `run` under a foreign launcher (torchrun), whose variables say which. Rank 0 stores and returns
-    the record.
+    the record, in the session `name` if it is given.
 
-    Returns None on the other ranks. An exception is recorded by the rank that was the first on its host to raise one,
+    What each rank does is as for a run, unless there is another way to `take_part`: it gives the reports of all ranks
+    on rank 0, and none elsewhere. Returns None on the other ranks. An exception is recorded by the rank that was the first on its host to raise one,
     then raised again so that the launcher ends the others.
     """
     from scalebench.harness import worker
@@ -104,13 +107,13 @@ def execute_as_worker(run: PlannedRun, *, results: Path) -> tuple[Record, Path] 
     os.environ.setdefault("DS_ACCELERATOR", run.spec.device)
     machine = detect(run.spec.device)  # before this rank is pinned to a part of it
     try:
-        reports = worker.work(Job(run=run), gather=True)
+        reports = take_part() if take_part else worker.work(Job(run=run), gather=True)
     except Exception as error:
         if is_first():
             failure = failure_of(error, int(os.environ["RANK"]))
-            Session(results, [run], machine).keep(run, failure_outcome(failure))
+            Session(results, [run], machine, name=name).keep(run, failure_outcome(failure))
         raise
-    return Session(results, [run], machine).keep(run, success_outcome(reports)) if reports else None
+    return Session(results, [run], machine, name=name).keep(run, success_outcome(reports)) if reports else None
 
 
 def is_first() -> bool:

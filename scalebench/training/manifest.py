@@ -103,7 +103,7 @@ def found_checkpoint(path: Path) -> Path:
         return path
     found = checkpoints_in(path)
     if not found:
-        reason = "holds no whole checkpoint" if path.is_dir() else "does not exist"
+        reason = "holds no whole checkpoint" if path.exists() else "does not exist"
         raise UserError(f"{path} {reason}. Give the folder that --checkpoint-dir named, or one of its checkpoints.")
     return found[-1]
 

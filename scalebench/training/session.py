@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
@@ -17,8 +18,9 @@ from scalebench.data.sampler import GlobalBatchSampler
 from scalebench.errors import UserError
 from scalebench.harness.launcher import StartMethod
 from scalebench.harness.lifeline import private_folder
-from scalebench.harness.runner import Begin, Session, session_name
+from scalebench.harness.runner import Begin, Session, execute_as_worker, session_name
 from scalebench.harness.stop import stoppable
+from scalebench.harness.worker import work
 from scalebench.machine import detect
 from scalebench.recipe import Recipe
 from scalebench.records.record import Record
@@ -33,7 +35,7 @@ from scalebench.training.parts import parts
 from scalebench.training.pictures import JUDGED, Sheets, pictured
 from scalebench.training.stopping import ended
 from scalebench.training.weights import stored_as
-from scalebench.training.worker import TrainJob
+from scalebench.training.worker import TrainJob, perform
 from scalebench.workloads.checkpoint import started
 
 FREE_TO_CHANGE = {
@@ -67,6 +69,19 @@ def train(run: PlannedRun, *, results: Path, start_method: StartMethod, board: B
         session = Session(results, [run], detect(run.spec.device), start_method, name=name, begin=begin)
         session.prepare()
         return session.perform(0, run, lambda phase: None, stop)
+
+
+def train_as_worker(run: PlannedRun, *, results: Path, board: Board) -> tuple[Record, Path] | None:
+    """Be one rank of a training under a foreign launcher, as scalebench.harness.runner.execute_as_worker says.
+
+    Raises UserError for a checkpoint to go on from that is damaged.
+    """
+    if run.training and run.training.resume and os.environ["RANK"] == "0":
+        checkpoint = Path(run.training.resume)
+        verify(checkpoint, read_manifest(checkpoint))
+    name = session_name()
+    job = _job(board, results / name, None, run)
+    return execute_as_worker(run, results=results, name=name, take_part=partial(work, job, gather=True, perform=perform))
 
 
 def _job(board: Board, records: Path, staging: Path | None, run: PlannedRun) -> TrainJob:

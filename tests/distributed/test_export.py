@@ -62,6 +62,26 @@ def test_a_checkpoint_of_shares_alone_is_exported(tmp_path: Path, capsys: pytest
     assert torch.equal(averages[name], load_checkpoint(tmp_path / "c", ema=True).get_parameter(name))
 
 
+def test_what_cannot_be_exported_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts(train(tmp_path / "c", small("single", 1), recipe(**SHORT)))
+    (checkpoint,) = checkpoints_in(tmp_path / "c")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "pytorch_model.bin").touch()
+    weights = bytearray((checkpoint / WEIGHTS).read_bytes())
+    weights[-1] ^= 1
+    (checkpoint / WEIGHTS).write_bytes(weights)
+    told = {
+        ("--export", str(tmp_path / "foreign")): "holds no whole checkpoint",
+        ("--export", str(checkpoint)): f"{WEIGHTS} is not what was written",
+        ("--export", str(checkpoint), "--averages", "--output", "/proc/nowhere/x"): "/proc/nowhere/x could not be written",
+        ("--export", str(checkpoint), "--strategy", "ddp"): "Leave --strategy out",
+        ("--output", "x"): "Name it: --export PATH",
+    }
+    for arguments, words in told.items():
+        assert exit_code(["train", *arguments]) == 2
+        assert words in capsys.readouterr().err
+
+
 def test_what_is_exported_starts_another_strategy(tmp_path: Path) -> None:
     """The first loss under ddp is that of the model which fsdp has trained."""
     options = {"workload_options": SMALL | {"dropout": 0.0}, "ema_decay": None}

@@ -16,8 +16,12 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from scalebench.strategies.loss_scaling import LossScaler
 from scalebench.strategies.safe_reading import CodeFoundError
 from scalebench.strategies.saved_state import load_state, save_state
+from scalebench.training.checkpoints import random_file
+from scalebench.training.manifest import MANIFEST, HeldFile, read_manifest, sha256_of
 from tests.distributed.ranks import run_ranks
 from tests.distributed.test_saved_state import train_on
+from tests.distributed.test_training import facts, recipe, small
+from tests.distributed.test_training import train as training
 from tests.distributed.toy import Toy
 from tests.distributed.training import prepare, toy_config
 
@@ -73,14 +77,35 @@ def poisoned(file: Path, touched: Path) -> None:
     torch.save({"beside": Hostile(touched), "held": held} | (held if isinstance(held, dict) else {}), file)
 
 
-@pytest.mark.parametrize("pattern", ["engine/*model_states.pt", "engine/*optim_states.pt", "averages-0.pt"])
-def test_code_in_files_of_deepspeed_is_refused(pattern: str, tmp_path: Path) -> None:
+def test_code_in_files_of_deepspeed_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("deepspeed")
     run_ranks(train_on, 1, "deepspeed_stage_2", tmp_path / "state", 0)
-    for file in (tmp_path / "state").glob(pattern):
+    for pattern in ("engine/*model_states.pt", "engine/*optim_states.pt", "averages-0.pt"):
+        (file,) = (tmp_path / "state").glob(pattern)
+        whole = file.read_bytes()
         poisoned(file, tmp_path / "touched")
-    with pytest.raises(AssertionError, match=r"CodeFoundError.*posix\.system"):
-        run_ranks(take_up, 1, "deepspeed_stage_2", tmp_path / "state")
+        with pytest.raises(AssertionError, match=r"CodeFoundError.*posix\.system"):
+            run_ranks(take_up, 1, "deepspeed_stage_2", tmp_path / "state")
+        assert not (tmp_path / "touched").exists()
+        file.write_bytes(whole)
+    run_ranks(take_up, 1, "deepspeed_stage_2", tmp_path / "state")
+
+
+def test_a_training_refuses_it_in_a_sentence(tmp_path: Path) -> None:
+    """The manifest agrees with what was put in: whoever can write the one can write the other."""
+    facts(training(tmp_path / "c", small("single", 1), recipe(steps=2)))
+    checkpoint = tmp_path / "c" / "step-00000002"
+    torch.save(Hostile(tmp_path / "touched"), checkpoint / random_file(0))
+    manifest = read_manifest(checkpoint)
+    held = HeldFile(
+        file_bytes=(checkpoint / random_file(0)).stat().st_size, sha256=sha256_of(checkpoint / random_file(0))
+    )
+    forged = manifest.model_copy(update={"files": manifest.files | {random_file(0): held}})
+    (checkpoint / MANIFEST).write_text(forged.model_dump_json())
+    record = training(tmp_path / "c", small("single", 1), recipe(steps=4), resume=checkpoint)
+    assert record.status == "failed"
+    assert record.reason is not None
+    assert f"the checkpoint {checkpoint} holds code (posix.system), which no training saves" in record.reason
     assert not (tmp_path / "touched").exists()
 
 

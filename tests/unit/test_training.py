@@ -240,6 +240,29 @@ def test_targets_know_their_direction() -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--checkpoint-dir", "/proc/nowhere"], "the folder of checkpoints '/proc/nowhere' cannot be written"),
+        (["--checkpoint-dir", "file/below"], "the folder of checkpoints 'file/below' cannot be written"),
+        (["--save-async", "--staging-dir", "file"], "checkpoints are written first 'file' cannot be written"),
+        (["--save-async", "--workload", "llama", "--size", "70b"], "it takes at least 1,05"),
+        (["--resume", "file"], "file holds no whole checkpoint"),
+    ],
+)
+def test_where_nothing_can_be_written_or_read_is_told_before_launch(
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    assert exit_code(["train", "--strategy", "ddp", "--device", "cpu", "--data", "synthetic", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ["--strategy", "ddp,fsdp"],
