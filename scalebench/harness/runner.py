@@ -98,7 +98,9 @@ def execute_as_worker(
     the record, in the session `name` if it is given.
 
     What each rank does is as for a run, unless there is another way to `take_part`: it gives the reports of all ranks
-    on rank 0, and none elsewhere. Returns None on the other ranks. An exception is recorded by the rank that was the first on its host to raise one,
+    on rank 0, and none elsewhere.
+
+    Returns None on the other ranks. An exception is recorded by the rank that was the first on its host to raise one,
     then raised again so that the launcher ends the others.
     """
     from scalebench.harness import worker

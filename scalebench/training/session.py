@@ -81,7 +81,9 @@ def train_as_worker(run: PlannedRun, *, results: Path, board: Board) -> tuple[Re
         verify(checkpoint, read_manifest(checkpoint))
     name = session_name()
     job = _job(board, results / name, None, run)
-    return execute_as_worker(run, results=results, name=name, take_part=partial(work, job, gather=True, perform=perform))
+    return execute_as_worker(
+        run, results=results, name=name, take_part=partial(work, job, gather=True, perform=perform)
+    )
 
 
 def _job(board: Board, records: Path, staging: Path | None, run: PlannedRun) -> TrainJob:

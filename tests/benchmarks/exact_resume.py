@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.exact_resume [--steps 2000] [--strategy fsdp,...]
 
-The first table: a training of gpt, tiny and with dropout, in fp32, is killed by SIGKILL as soon as its checkpoint in the
-middle is whole, and resumed; every loss of every rank after that is compared, bit by bit. The second: a checkpoint of
+The first table: a training of gpt, tiny and with dropout, in fp32, is killed by SIGKILL as soon as its checkpoint in
+the middle is whole, and resumed; every loss of every rank after that is compared, bit by bit. The second: a checkpoint of
 two ranks goes on as other ranks and strategies; the largest relative difference of a step's mean loss, within a
 tolerance that grows from rounding in another order. About eight minutes on two cores.
 """
@@ -71,13 +71,15 @@ def otherwise(then: str, now: str, ranks: int, folder: Path) -> list[str]:
     periods = {"steps_per_epoch": OTHERWISE_STEPS, "val_every": half, "save_every": half, "log_every": 50}
     asked = recipe(steps=OTHERWISE_STEPS, keep_best=0, **periods)
     name = f"{then}-{now}-{ranks}"
-    straight = train(folder / name, small(then, 2, accumulation=2, **options), asked.model_copy(update={"keep_best": 9}))
+    straight = train(
+        folder / name, small(then, 2, accumulation=2, **options), asked.model_copy(update={"keep_best": 9})
+    )
     checkpoint = folder / name / checkpoint_name(half)
-    resumed = train(folder / f"{name}-on", small(now, ranks, accumulation=4 // ranks, **options), asked, resume=checkpoint)
+    resumed = train(
+        folder / f"{name}-on", small(now, ranks, accumulation=4 // ranks, **options), asked, resume=checkpoint
+    )
     facts(resumed)
-    found = [
-        abs(before - after) / before for before, after in zip(means(straight)[half:], means(resumed), strict=True)
-    ]
+    found = [abs(before - after) / before for before, after in zip(means(straight)[half:], means(resumed), strict=True)]
     return [f"{then} on 2", f"{now} on {ranks}", str(len(found)), f"{max(found):.1e}"]
 
 

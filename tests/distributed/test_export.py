@@ -73,7 +73,13 @@ def test_what_cannot_be_exported_is_told(tmp_path: Path, capsys: pytest.CaptureF
     told = {
         ("--export", str(tmp_path / "foreign")): "holds no whole checkpoint",
         ("--export", str(checkpoint)): f"{WEIGHTS} is not what was written",
-        ("--export", str(checkpoint), "--averages", "--output", "/proc/nowhere/x"): "/proc/nowhere/x could not be written",
+        (
+            "--export",
+            str(checkpoint),
+            "--averages",
+            "--output",
+            "/proc/nowhere/x",
+        ): "/proc/nowhere/x could not be written",
         ("--export", str(checkpoint), "--strategy", "ddp"): "Leave --strategy out",
         ("--output", "x"): "Name it: --export PATH",
     }
@@ -82,6 +88,7 @@ def test_what_cannot_be_exported_is_told(tmp_path: Path, capsys: pytest.CaptureF
         assert words in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_is_exported_starts_another_strategy(tmp_path: Path) -> None:
     """The first loss under ddp is that of the model which fsdp has trained."""
     options = {"workload_options": SMALL | {"dropout": 0.0}, "ema_decay": None}

@@ -77,18 +77,21 @@ def poisoned(file: Path, touched: Path) -> None:
     torch.save({"beside": Hostile(touched), "held": held} | (held if isinstance(held, dict) else {}), file)
 
 
-def test_code_in_files_of_deepspeed_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "engine/*optim_states.pt",
+        *(pytest.param(pattern, marks=pytest.mark.slow) for pattern in ("engine/*model_states.pt", "averages-0.pt")),
+    ],
+)
+def test_code_in_files_of_deepspeed_is_refused(pattern: str, tmp_path: Path) -> None:
     pytest.importorskip("deepspeed")
     run_ranks(train_on, 1, "deepspeed_stage_2", tmp_path / "state", 0)
-    for pattern in ("engine/*model_states.pt", "engine/*optim_states.pt", "averages-0.pt"):
-        (file,) = (tmp_path / "state").glob(pattern)
-        whole = file.read_bytes()
-        poisoned(file, tmp_path / "touched")
-        with pytest.raises(AssertionError, match=r"CodeFoundError.*posix\.system"):
-            run_ranks(take_up, 1, "deepspeed_stage_2", tmp_path / "state")
-        assert not (tmp_path / "touched").exists()
-        file.write_bytes(whole)
-    run_ranks(take_up, 1, "deepspeed_stage_2", tmp_path / "state")
+    (file,) = (tmp_path / "state").glob(pattern)
+    poisoned(file, tmp_path / "touched")
+    with pytest.raises(AssertionError, match=r"CodeFoundError.*posix\.system"):
+        run_ranks(take_up, 1, "deepspeed_stage_2", tmp_path / "state")
+    assert not (tmp_path / "touched").exists()
 
 
 def test_a_training_refuses_it_in_a_sentence(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.distributed
 ROOT = Path(__file__).parents[2]
 TRAIN = (
     "train --strategy fsdp --size tiny --set workload.num_layers=1 --set workload.hidden_size=32 "
-    "--set workload.num_heads=2 --set workload.context_length=16 --data synthetic --device cpu --micro-batch 2 --steps 3 --save-every 2 "
-    "--limit-val-batches 2 --checkpoint-dir c --results results"
+    "--set workload.num_heads=2 --set workload.context_length=16 --data synthetic --device cpu --micro-batch 2 "
+    "--steps 3 --save-every 2 --limit-val-batches 2 --checkpoint-dir c --results results"
 )
 
 
