@@ -3,8 +3,8 @@
     python -m tests.benchmarks.exact_resume [--steps 2000] [--strategy fsdp,...]
 
 The first table: a training of gpt, tiny and with dropout, in fp32, is killed by SIGKILL as soon as its checkpoint in
-the middle is whole, and resumed; every loss of every rank after that is compared, bit by bit. The second: a checkpoint of
-two ranks goes on as other ranks and strategies; the largest relative difference of a step's mean loss, within a
+the middle is whole, and resumed; every loss of every rank after that is compared, bit by bit. The second: a checkpoint
+of two ranks goes on as other ranks and strategies; the largest relative difference of a step's mean loss, within a
 tolerance that grows from rounding in another order. About eight minutes on two cores.
 """
 
