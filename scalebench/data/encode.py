@@ -62,7 +62,7 @@ def encode(asked: Encoding, watched: Callable[[Sequence[Tensor]], Iterable[Tenso
     cannot be read, latents that are not finite, and a target that is there already.
     """
     workload = workloads.create(asked.workload, asked.size, asked.options)
-    module = _trained(workload, asked.checkpoint).to(asked.device)
+    module = trained(workload, asked.checkpoint).to(asked.device)
     images = _images(asked)
     rows = torch.split(torch.arange(len(images)), asked.batch_size)
     with fresh_folder(asked.target) as folder:
@@ -75,7 +75,7 @@ def encode(asked: Encoding, watched: Callable[[Sequence[Tensor]], Iterable[Tenso
     return len(images)
 
 
-def _trained(workload: Any, checkpoint: str) -> nn.Module:
+def trained(workload: Any, checkpoint: str) -> nn.Module:
     """The module with the checkpoint's values, ready to encode."""
     with torch.device("meta"):
         module: nn.Module = workload.build()

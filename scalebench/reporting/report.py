@@ -7,7 +7,6 @@ from pathlib import Path
 
 from scalebench.analysis.cells import ordered
 from scalebench.analysis.probe import by_machine
-from scalebench.analysis.training import trainings
 from scalebench.records.probe import Probe
 from scalebench.records.record import Record
 
@@ -27,7 +26,7 @@ from .rules_of_thumb import rules_of_thumb
 from .searches import search_table
 from .table import Table
 from .training import training_table
-from .training_plots import copied_sheets, curves, named
+from .training_plots import copied_sheets, curves, families
 from .utilisation import NO_FORMULA, utilisation
 
 REPORT_NAME = "report.md"
@@ -87,16 +86,16 @@ def _runs(
 
 
 def _trainings(records: Sequence[Record], folder: Path, homes: Mapping[str, Path]) -> Iterable[str]:
-    """What each training came to: the table, its curves, what it generated."""
+    """What each training came to: the table, the curves, what it generated."""
     yield from _section(training_table(records))
-    for record, recipe, facts in trainings(records):
-        slug = f"training-{record.session}-{record.spec.cell_id}"
+    for number, (title, family) in enumerate(families(records).items(), 1):
         with drawing_settings():
-            plot = curves(record, recipe, facts)
+            plot = curves(title, family)
             if plot:
-                yield image(f"Curves: {named(record)}", save(plot, folder, slug))
-        for title, file_name in copied_sheets(record, facts, homes, folder, slug):
-            yield image(title, file_name)
+                yield image(f"Curves: {title}", save(plot, folder, f"training-{number}"))
+        for record, _, facts in family:
+            for caption, file_name in copied_sheets(record, facts, homes, folder):
+                yield image(caption, file_name)
 
 
 def _probes(probes: Iterable[Probe], folder: Path) -> Iterable[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from scalebench.data.decode import decoder_of
 from scalebench.data.pixels import IGNORED, load_pillow
 from scalebench.errors import UserError
 from scalebench.records.training import Sheet
@@ -70,13 +71,18 @@ def images_of(batch: Batch) -> Tensor:
     return as_colours(batch["images"])
 
 
+def latent_pictures(shown: Callable[[Tensor], Tensor]) -> Pictured:
+    """Latents, each as `shown` says."""
+    return Pictured(real=lambda batch: shown(batch["latents"]), made=shown)
+
+
 def _marked(batch: Batch) -> Tensor:
     """Images with their masks to the right."""
     return torch.cat([batch["images"], of_classes(batch["masks"])], dim=-1)
 
 
 PICTURED = {
-    "dit": Pictured(real=lambda batch: of_latents(batch["latents"]), made=of_latents),
+    "dit": latent_pictures(of_latents),
     "jit": Pictured(real=images_of, made=lambda images: as_colours(to_bytes(images))),
     "vavae": Pictured(real=images_of, made=as_colours, beside=True),
     "segmentation": Pictured(real=_marked, made=of_classes, beside=True),
@@ -86,11 +92,15 @@ JUDGED = ("dit", "jit", "vavae")
 """Those that make what is like their data, so that a Frechet distance between the two says something."""
 
 
-def pictured(workload: str) -> Pictured:
-    """How samples of `workload` are looked at. Raises UserError for one that makes no pictures."""
+def pictured(workload: str, data: str) -> Pictured:
+    """How samples of `workload` are looked at; latents of `data` through what made them, if it is there.
+
+    Raises UserError for a workload that makes no pictures.
+    """
     if workload not in PICTURED:
         raise UserError(f"{workload} makes no pictures. Leave --samples out, or train {', '.join(PICTURED)}.")
-    return PICTURED[workload]
+    decode = decoder_of(data) if workload == "dit" else None
+    return latent_pictures(lambda latents: as_colours(decode(latents))) if decode else PICTURED[workload]
 
 
 def sheet(pictures: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ def sampling(spec: RunSpec, recipe: Recipe, held_out: SampleSource, place: Place
         raise UserError(f"a distance takes two samples at least, and {len(held_out)} is held out. Give --val-data.")
     first = Part(whole=held_out, rows=torch.arange(count))
     share = Share(source=first, micro_batch=spec.micro_batch, on=recipe.validate_on, place=place, phase=phase)
-    shows, distance = pictured(spec.workload), None
+    shows, distance = pictured(spec.workload, spec.data), None
     if recipe.fid:
         shape = shows.real(first.__getitems__([0])).shape[1:]
         distance = Distance(recipe.fid, shape, place.device, alone=recipe.validate_on == "rank0")

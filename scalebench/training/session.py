@@ -127,7 +127,7 @@ def require_possible(spec: RunSpec, recipe: Recipe) -> None:
             "ranks to run the model. Give --validate-on all, or train under ddp or single."
         )
     if recipe.samples or recipe.fid:
-        pictured(spec.workload)
+        pictured(spec.workload, spec.data)
     if recipe.fid and spec.workload not in JUDGED:
         raise UserError(
             f"--fid-extractor: what {spec.workload} makes is not like its data. It is for {', '.join(JUDGED)}."

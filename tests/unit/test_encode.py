@@ -9,6 +9,7 @@ import torch
 
 from scalebench import workloads
 from scalebench.cli import main
+from scalebench.data.decode import decoder_of
 from scalebench.data.images import open_images
 from scalebench.data.latents import open_latents
 from scalebench.data.synth import Synthesis, synthesise
@@ -129,3 +130,26 @@ def test_a_channel_that_never_changes_stays_as_it_is(tmp_path, capsys, shapes):
     told = json.loads((tmp_path / "latents/latents.json").read_text())
     assert np.abs(latents[:, 0]).max() < 1e-6
     assert (round(told["channel_mean"][0], 6), told["channel_std"][0]) == (0.5, 1.0)
+
+
+def test_latents_are_decoded_by_what_has_made_them(tmp_path, capsys, shapes):
+    module = trained(tmp_path / "vae.ckpt").eval()
+    assert encode(capsys, tmp_path, shapes)[0] == 0
+    data = f"arrays:{tmp_path}/latents"
+    latents = open_latents(data, seed=0, channels=4, latent_size=8).__getitems__(range(9))["latents"]
+    images = open_images(shapes, seed=0, image_size=16, channels=3).__getitems__(range(9))
+    with torch.no_grad():
+        expected = module(images, "generate")
+    found = decoder_of(data)(latents)
+    assert (found.int() - expected.int()).abs().max() <= 1
+    trained(tmp_path / "vae.ckpt", width=16)
+    assert decoder_of(data) is None
+    (tmp_path / "vae.ckpt").unlink()
+    assert decoder_of(data) is None
+    assert decoder_of("synthetic") is None
+
+
+def test_a_decoder_that_asks_for_a_class_is_left_out(tmp_path, capsys, shapes):
+    trained(tmp_path / "vae.ckpt", condition_dim=12)
+    assert encode(capsys, tmp_path, shapes, condition_dim=12)[0] == 0
+    assert decoder_of(f"arrays:{tmp_path}/latents") is None

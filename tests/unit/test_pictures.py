@@ -68,4 +68,4 @@ def test_a_reconstruction_stands_beside_what_it_is_of() -> None:
 
 def test_a_workload_without_pictures_is_told() -> None:
     with pytest.raises(UserError, match="gpt makes no pictures"):
-        pictured("gpt")
+        pictured("gpt", "synthetic")

@@ -270,6 +270,10 @@ def test_where_nothing_can_be_written_or_read_is_told_before_launch(
         ["--strategy", "ddp", "--steps", "0"],
         ["--strategy", "ddp", "--lr-rule", "cubic"],
         ["--strategy", "ddp", "--target", "loss"],
+        ["--strategy", "fsdp", "--validate-on", "rank0", "--gpus", "2"],
+        ["--strategy", "ddp", "--samples", "4"],
+        ["--strategy", "ddp", "--fid-samples", "4"],
+        ["--strategy", "ddp", "--fid-extractor", "nowhere.py:features"],
         [],
     ],
 )

@@ -21,6 +21,7 @@ from scalebench.analysis.training import (
 from scalebench.recipe import Target
 from scalebench.reporting.report import write_report
 from scalebench.reporting.training import training_table
+from scalebench.reporting.training_plots import curves, families, told_apart
 from scalebench.training.pictures import Sheets
 from tests.unit.factory import make_record, make_spec, make_training
 
@@ -85,3 +86,29 @@ def test_the_report_shows_curves_and_what_was_generated(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert all((tmp_path / "report" / name).stat().st_size for _, name in shown)
     assert "samples after" not in write_report([record], tmp_path / "elsewhere").read_text()
+
+
+def test_curves_of_one_model_lie_over_each_other_and_say_what_differs() -> None:
+    """Seeds share a name; another rule has another."""
+    made = [
+        make_training(make_spec(world_size=ranks, seed=seed), rule=rule)
+        for ranks, rule in ((1, "none"), (2, "none"), (2, "sqrt"))
+        for seed in (0, 1)
+    ]
+    other = make_training(make_spec(workload="jit", size="tiny"))
+    found = families([*made, other])
+    assert [len(family) for family in found.values()] == [6, 1]
+    together, alone = found.values()
+    expected = ["1 process, rule none", "2 processes, rule none", "2 processes, rule sqrt"]
+    assert told_apart(together) == [name for name in expected for _ in range(2)]
+    assert told_apart(alone) == ["validation"]
+    plot = curves("gpt", together)
+    assert plot is not None
+    (axis,) = plot.axes
+    assert len(axis.lines) == 6
+    assert axis.lines[0].get_xdata().tolist() == [8 * 11, 8 * 12, 8 * 13]  # type: ignore[union-attr]
+    shown = curves("jit", alone)
+    assert shown is not None
+    steps = next(line for line in shown.axes[0].lines if line.get_label() == "each step")
+    batch = alone[0][0].spec.global_batch
+    assert steps.get_xdata().tolist() == [batch * step for step in (8, 9, 10)]  # type: ignore[union-attr]
