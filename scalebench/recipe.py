@@ -67,6 +67,7 @@ class Recipe(BaseModel):
         save_async: whether checkpoints are carried to disk while training goes on.
         patience: validations without a better one after which it stops early; None: never.
         target: ends the training as soon as a validation reaches it.
+        callbacks: the user's own code that is called on the way, as `module:Class` or `file.py:Class`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -97,6 +98,7 @@ class Recipe(BaseModel):
     save_async: bool = False
     patience: int | None = Field(default=None, ge=1)
     target: Target | None = None
+    callbacks: tuple[str, ...] = ()
 
     @property
     def tests(self) -> bool:

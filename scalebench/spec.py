@@ -38,6 +38,7 @@ class RunSpec(BaseModel):
         cores_per_rank: cores each rank is pinned to on `cpu`; None when not pinned (always on `cuda`).
         micro_batch, accumulation: samples per forward pass, and forward passes per step, of one rank.
         ema_decay: of a moving average of the parameters that each step updates; None: there is none.
+        deterministic, detect_anomaly, cudnn_benchmark: as scalebench.strategies.config.TrainConfig has them.
         scaling: how the series this cell belongs to grows: `weak` keeps the micro-batch, `strong` the global batch.
         warmup_steps: optimizer steps before the timed window, exactly; None: until their times are steady.
         steps: timed optimizer steps, exactly; None: until the median step is known to `target_precision`.
@@ -76,6 +77,9 @@ class RunSpec(BaseModel):
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     activation_checkpointing: bool = False
     compile: bool = False
+    deterministic: bool = False
+    detect_anomaly: bool = False
+    cudnn_benchmark: bool = False
     warmup_steps: int | None = Field(default=10, ge=1)
     steps: int | None = Field(default=50, ge=1)
     target_precision: float | None = Field(default=None, gt=0, lt=1)
@@ -139,6 +143,9 @@ class RunSpec(BaseModel):
             grad_sync=self.grad_sync,
             activation_checkpointing=self.activation_checkpointing,
             compile=self.compile,
+            deterministic=self.deterministic,
+            detect_anomaly=self.detect_anomaly,
+            cudnn_benchmark=self.cudnn_benchmark,
             seed=self.seed,
             timeout_seconds=self.timeout_seconds,
         )

@@ -57,6 +57,9 @@ class TrainConfig:
         grad_sync: on which micro-batches gradients are reduced between ranks.
         activation_checkpointing: recompute each block's forward in the backward pass.
         compile: `torch.compile` each of the workload's compiled regions, in place.
+        deterministic: operations without a deterministic implementation are refused; cuDNN and cuBLAS use theirs.
+        detect_anomaly: torch's autograd checks each gradient for nan, and names the operation that made one.
+        cudnn_benchmark: cuDNN tries its algorithms for each new shape of a convolution, and keeps the fastest.
         seed: parameters are initialised from it alone; dropout from it and the rank.
         record_grad_norm: compute the global gradient norm even when nothing is clipped (parity runs).
         timeout_seconds: longest wait in one collective before the backend gives up.
@@ -73,6 +76,9 @@ class TrainConfig:
     grad_sync: GradSync = "last"
     activation_checkpointing: bool = False
     compile: bool = False
+    deterministic: bool = False
+    detect_anomaly: bool = False
+    cudnn_benchmark: bool = False
     seed: int = 0
     record_grad_norm: bool = False
     timeout_seconds: float = 600.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -18,6 +19,9 @@ from torch.utils.checkpoint import checkpoint
 
 from .base import Workload
 from .config import OptimizerConfig, TrainConfig
+
+REPRODUCIBLE_WORKSPACE = ":4096:8"
+"""Of the two sizes of cuBLAS's workspace with which it promises the same bits, the faster one."""
 
 
 def build_on_meta(workload: Workload, config: TrainConfig) -> nn.Module:
@@ -79,20 +83,15 @@ def materialise_(
     """Give a module's meta tensors memory, in the precision's parameter dtype, and start values. No communication.
 
     Of a DTensor only the local shard is allocated, and one whole parameter at a time is drawn to fill it. Values are
-    drawn on `device`, since random streams differ between devices, and kept there; with `offload` what is sharded is
-    kept on the CPU. Buffers, which no backend moves, stay where the model computes.
+    drawn on `device`, since random streams differ between devices, and kept there, or on the CPU with `offload`.
 
     Args:
         prefix: what stands before the names of `module`'s parameters in the whole unwrapped module.
     """
     dtype = parameter_dtype(config)
+    home = torch.device("cpu") if offload else device
     names = [name for name, _ in _meta(named_state(module))]
-
-    def empty(old: Tensor) -> Tensor:
-        home = torch.device("cpu") if offload and isinstance(old, DTensor) else device
-        return torch.empty_like(old, dtype=stored_dtype(old, dtype), device=home)
-
-    allocate_(module, empty)
+    allocate_(module, lambda old: torch.empty_like(old, dtype=stored_dtype(old, dtype), device=home))
     state = dict(named_state(module))
     with torch.no_grad():
         for name in names:
@@ -152,11 +151,22 @@ def build_optimizer(groups: list[dict[str, object]], config: OptimizerConfig) ->
 
 
 def prepare_process(config: TrainConfig) -> None:
-    """Set what torch keeps per process: the TF32 switch, and the dropout seed, different on every rank."""
+    """Set what torch keeps per process: its switches, and the dropout seed, different on every rank."""
+    _switch_deterministic(config.deterministic)
+    torch.backends.cudnn.benchmark = config.cudnn_benchmark
+    torch.autograd.set_detect_anomaly(config.detect_anomaly)
     torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = config.tf32
     rank = dist.get_rank() if dist.is_initialized() else 0
     torch.manual_seed(stable_seed(f"{config.seed}:dropout:{rank}"))
+
+
+def _switch_deterministic(on: bool) -> None:
+    if on:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = REPRODUCIBLE_WORKSPACE  # read when cuBLAS is first used
+    if on != torch.are_deterministic_algorithms_enabled():  # telling torch twice would import its compiler
+        torch.use_deterministic_algorithms(on)
+    torch.backends.cudnn.deterministic = on
 
 
 def stable_seed(text: str) -> int:

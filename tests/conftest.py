@@ -1,7 +1,6 @@
 """Make `tests` importable by name, in the processes that tests start too: `from tests.distributed.ranks import …`."""
 
 import os
-import re
 import signal
 import sys
 from pathlib import Path
@@ -24,5 +23,5 @@ settings.load_profile("scalebench")
 
 def pytest_configure(config: pytest.Config) -> None:
     """What is not about GPUs is the same test where there are some: only `pytest -m gpu` sees them."""
-    if not re.search(r"(?<!not )\bgpu\b", config.option.markexpr):
+    if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

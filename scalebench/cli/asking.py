@@ -110,14 +110,17 @@ def read_json(file: Path) -> dict[str, Any]:
     return value
 
 
-def read_assignments(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
+def read_assignments(
+    assignments: Sequence[str], sections: Sequence[str] = ("strategy", "workload")
+) -> dict[str, dict[str, Any]]:
     """`strategy.X=V` and `workload.X=V` as Request.set. V is read as TOML where it is that, else as text."""
     options: dict[str, dict[str, Any]] = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         section, dot, option = name.partition(".")
-        if not (equals and dot and option and section in ("strategy", "workload")):
-            raise UserError(f"--set {assignment}: expected strategy.NAME=VALUE or workload.NAME=VALUE.")
+        if not (equals and dot and option and section in sections):
+            expected = " or ".join(f"{section}.NAME=VALUE" for section in sections)
+            raise UserError(f"--set {assignment}: expected {expected}.")
         options.setdefault(section, {})[option] = _value(value)
     return options
 

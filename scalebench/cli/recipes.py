@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from scalebench.errors import UserError
@@ -59,6 +59,7 @@ def rated(spec: RunSpec, flags: Mapping[str, Any]) -> Recipe:
         higher=higher(monitor),
         contents=flags.get("checkpoint_contents", "full"),
         target=target(flags.get("target"), fid),
+        callbacks=callbacks(flags.get("callback", ())),
         fid=fid,
         test_share=share if flags.get("test") and not flags.get("test_data") else None,
         **{name: flags[name] for name in AS_GIVEN if name in flags},
@@ -128,3 +129,12 @@ def target(asked: str | None, fid: Fid | None = None) -> Target | None:
         return Target(metric=metric, value=float(value), higher=higher(metric))
     except ValueError:
         raise UserError(f"--target {asked}: expected NAME=VALUE, e.g. val_accuracy=0.97.") from None
+
+
+def callbacks(given: Sequence[str]) -> tuple[str, ...]:
+    """The callbacks, each found and made once: a mistake in one is told before anything starts."""
+    if not given:
+        return ()
+    from scalebench.training.callbacks import resolved_callback
+
+    return tuple(map(resolved_callback, given))

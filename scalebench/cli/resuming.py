@@ -35,9 +35,11 @@ def resuming_flags(checkpoint: Path, manifest: Manifest, given: Mapping[str, Any
 def _of_spec(spec: RunSpec) -> dict[str, Any]:
     names = ("strategy", "precision", "workload", "size", "data", "device")
     numbers = ("seed", "micro_batch", "num_workers")
+    switches = ("tf32", "compile", "activation_checkpointing", "deterministic", "detect_anomaly", "cudnn_benchmark")
     return {
         **{name: getattr(spec, name) for name in names},
         **{name: str(getattr(spec, name)) for name in numbers},
+        **{name: True for name in switches if getattr(spec, name)},
         "gpus": str(spec.world_size),
         "optimizer": spec.optimizer.name,
         "clip_norm": str(spec.clip_norm or "none"),
@@ -58,6 +60,7 @@ def _of_recipe(recipe: Recipe) -> dict[str, Any]:
     said["test"] = recipe.tests or None
     if recipe.fid:
         said |= {"fid_extractor": recipe.fid.extractor, "fid_samples": recipe.fid.samples}
+    said["callback"] = recipe.callbacks or None
     if recipe.target:
         said["target"] = f"{recipe.target.metric}={recipe.target.value}"
     return {name: value for name, value in said.items() if value is not None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +18,7 @@ from scalebench.cli.recipes import resolved
 from scalebench.cli.resuming import resumed_checkpoint, resuming_flags, with_global_batch
 from scalebench.cli.run import alone, cells_of, is_worker, of_all_nodes, results_folder
 from scalebench.cli.summary import cautions, exit_code, problems, where
+from scalebench.cli.tracking import ended, tracked, tracking
 from scalebench.errors import EXIT_CELL_NOT_OK, EXIT_OK, UserError
 from scalebench.machine import Machine, detect
 from scalebench.matrix import Request
@@ -25,6 +26,8 @@ from scalebench.recipe import Contents, Recipe, Rule, RuleBy, Schedule, Training
 from scalebench.records.record import Record
 from scalebench.records.store import reserved
 from scalebench.spec import PlannedRun, RunSpec
+from scalebench.trackers import TRACKERS
+from scalebench.trackers.feed import Feed
 from scalebench.training.board import Board
 from scalebench.training.manifest import Manifest, checkpoints_in
 
@@ -35,6 +38,7 @@ For example: scalebench train --strategy fsdp --gpus 2 --epochs 3 --lr 0.001 --s
 SHARED = (
     "strategy", "gpus", "precision", "tf32", "workload", "size", "data", "num_workers", "micro_batch", "accumulation",
     "memory_limit", "compile", "activation_checkpointing", "clip_norm", "optimizer", "learning_rate", "ema_decay",
+    "deterministic", "detect_anomaly", "cudnn_benchmark",
     "profile", "grad_sync", "init_from", "device", "seed", "results", "timeout", "debug", "start_method",
 )  # fmt: skip
 """Flags that `scalebench run` has too, here with one value each."""
@@ -94,8 +98,16 @@ def own_flags() -> list[click.Option]:
         ("keep-best", whole, "Best checkpoints kept beside the last. Default: 1."),
     ]
     flags = [click.Option([f"--{name}"], type=kind, help=text) for name, kind, text in described]
+    trackers = "Keep its figures there too. May be repeated; options by --set tracker.X=V (docs/training.md)."
+    callbacks = "module:Class or file.py:Class of your own, called on the way (docs/training.md). May be repeated."
     test = "Test the best checkpoint at the end, on --test-data or a share as large as --val-share, held out besides."
-    return [*flags, click.Option(["--test"], is_flag=True, default=None, help=test), *checkpoint_flags()]
+    return [
+        *flags,
+        click.Option(["--tracker"], type=click.Choice(list(TRACKERS)), multiple=True, help=trackers),
+        click.Option(["--callback"], multiple=True, metavar="module:Class", help=callbacks),
+        click.Option(["--test"], is_flag=True, default=None, help=test),
+        *checkpoint_flags(),
+    ]
 
 
 def checkpoint_flags() -> list[click.Option]:
@@ -116,11 +128,13 @@ def checkpoint_flags() -> list[click.Option]:
 
 def command(assignments: Sequence[str], json_lines: bool, local_rank: str | None, **given: Any) -> int:
     """Carry out `scalebench train`; returns its exit code."""
-    flags = {name: value for name, value in given.items() if value is not None}
+    flags = {name: value for name, value in given.items() if value not in (None, ())}
     if asked_to_export(flags):
         return carry_out_export(flags)
-    if assignments:
-        flags["set"] = read_assignments(assignments)
+    options = read_assignments(assignments, ("strategy", "workload", "tracker"))
+    tracker_options = options.pop("tracker", {})
+    if options:
+        flags["set"] = options
     resumed, batch_given = resumed_checkpoint(flags), not {"accumulation", "micro_batch"}.isdisjoint(flags)
     if resumed:
         flags = resuming_flags(*resumed, flags)
@@ -135,7 +149,7 @@ def command(assignments: Sequence[str], json_lines: bool, local_rank: str | None
     if resumed and not batch_given:
         spec = with_global_batch(spec, resumed[1].spec.global_batch)
     folder = Path(flags.get("checkpoint_dir") or Path("checkpoints") / default_folder(spec))
-    return carry_out(request, spec, flags, folder, resumed, machine, json_lines)
+    return carry_out(request, spec, flags | {"tracker_options": tracker_options}, folder, resumed, machine, json_lines)
 
 
 train = click.Command(
@@ -146,8 +160,8 @@ train = click.Command(
         *shared_flags(),
         *own_flags(),
         click.Option(
-            ["--set", "assignments"], multiple=True, metavar="strategy.X=V|workload.X=V",
-            help="Set an option of the strategy, or of the workload. May be repeated.",
+            ["--set", "assignments"], multiple=True, metavar="strategy.X=V|workload.X=V|tracker.X=V",
+            help="Set an option of the strategy, of the workload, or of the trackers. May be repeated.",
         ),
         click.Option(["--json", "json_lines"], is_flag=True, help="Print the record as a line of JSON instead."),
         click.Option(["--local-rank", "--local_rank"], hidden=True),
@@ -180,11 +194,17 @@ def carry_out(
     )
     run = PlannedRun(spec=spec, kind="train", training=training)
     board, speaks = Board(), not is_worker(os.environ) or os.environ["RANK"] == "0"
-    if speaks:
-        tell([*plan_lines(spec, recipe, machine), *cautions([spec], machine)])
-    with attended(folder, recipe, board, resumed[1].step if resumed else 0) if speaks else nullcontext():
-        ended = trained(run, request, board)
-    return shown(*ended, folder, json_lines) if ended else EXIT_OK
+    if not speaks:
+        trained(run, request, board)
+        return EXIT_OK
+    trackers = tracking(flags.get("tracker", ()), flags["tracker_options"], folder, resuming=resumed is not None)
+    tell([*plan_lines(spec, recipe, machine), *cautions([spec], machine)])
+    first = resumed[1].step if resumed else 0
+    with attended(folder, recipe, board, first), tracked(trackers, spec, recipe, first, tell) as relay:
+        done = trained(run, request, board, relay.feed if relay else None)
+        assert done is not None, "who speaks has the record"
+        tell(ended(relay, trackers, done[0]))
+    return shown(*done, folder, json_lines)
 
 
 def staging_of(spec: RunSpec, recipe: Recipe, flags: Mapping[str, Any]) -> str | None:
@@ -210,16 +230,16 @@ def attended(folder: Path, recipe: Recipe, board: Board, first: int) -> Iterator
         yield
 
 
-def trained(run: PlannedRun, request: Request, board: Board) -> tuple[Record, Path] | None:
+def trained(run: PlannedRun, request: Request, board: Board, feed: Feed | None = None) -> tuple[Record, Path] | None:
     """Launch the ranks, or be one of those of a foreign launcher: then rank 0 alone has the record."""
     from scalebench.training import session
 
     results = results_folder(request)
     if not is_worker(os.environ):
         method = request.start_method or "forkserver"
-        return session.train(run, results=results, start_method=method, board=board)
+        return session.train(run, results=results, start_method=method, board=board, feed=feed)
     try:
-        return session.train_as_worker(run, results=results, board=board)
+        return session.train_as_worker(run, results=results, board=board, feed=feed)
     except UserError:
         raise
     except Exception as error:  # recorded by now; the launcher ends the other ranks
@@ -231,10 +251,15 @@ def shown(record: Record, path: Path, folder: Path, json_lines: bool) -> int:
     """Tell what came of it; returns the exit code."""
     for line in [record.model_dump_json()] if json_lines else result_lines(record, path):
         click.echo(line)
-    tell(problems([(record, path)]))
-    if record.status != "ok" and checkpoints_in(folder):
-        tell([f"what it had saved is whole; go on with: scalebench train --resume {folder}"])
+    tell([*problems([(record, path)]), *way_on(record, folder)])
     return exit_code([record])
+
+
+def way_on(record: Record, folder: Path) -> list[str]:
+    """How to go on after a training that has not ended well."""
+    if record.status == "ok" or not checkpoints_in(folder):
+        return []
+    return [f"what it had saved is whole; go on with: scalebench train --resume {folder}"]
 
 
 def cell(asked: Asked, request: Request, machine: Machine) -> RunSpec:

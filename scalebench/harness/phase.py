@@ -12,8 +12,8 @@ from multiprocessing.sharedctypes import RawArray
 from typing import TypeVar
 
 PHASES = (
-    "starting", "joining", "preparing", "loading", "warm-up", "measuring", "validating", "saving", "testing",
-    "diagnostics", "comparing",
+    "starting", "joining", "preparing", "loading", "warm-up", "measuring", "validating", "saving", "callbacks",
+    "testing", "diagnostics", "comparing",
 )  # fmt: skip
 
 Batches = TypeVar("Batches")

@@ -237,12 +237,28 @@ def common_fields(point: Request) -> dict[str, Any]:
         "ema_decay": none_or(one(point.ema_decay, None)),
         "activation_checkpointing": one(point.activation_checkpointing, False),
         "compile": one(point.compile, False),
+        **switches(point),
         **length_fields(point),
         "seed": point.seed or 0,
         "memory_limit_bytes": one(point.memory_limit, None),
         "diagnostics": point.diagnostics is not False,
         "debug": bool(point.debug),
         "timeout_seconds": point.timeout or 600.0,
+    }
+
+
+def switches(point: Request) -> dict[str, bool]:
+    """What torch's libraries are told, for every strategy alike."""
+    deterministic, benchmark = one(point.deterministic, False), one(point.cudnn_benchmark, False)
+    if deterministic and benchmark:
+        raise RequestError(
+            ("cudnn_benchmark",),
+            "cuDNN's choice differs from run to run, which --deterministic rules out. Leave one of them out.",
+        )
+    return {
+        "deterministic": deterministic,
+        "detect_anomaly": one(point.detect_anomaly, False),
+        "cudnn_benchmark": benchmark,
     }
 
 

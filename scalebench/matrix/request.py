@@ -288,6 +288,9 @@ class Axes(BaseModel):
         "SECONDS",
     )
     compile: Truths | None = _ask("torch.compile the model's regions. Default: no.")
+    deterministic: Truths | None = _ask("Compute the same bits in every run, or say what cannot. Default: no.")
+    detect_anomaly: Truths | None = _ask("End at the first nan in a backward pass, and name its operation; slow.")
+    cudnn_benchmark: Truths | None = _ask("Let cuDNN try its algorithms for each shape of convolutions. Default: no.")
     activation_checkpointing: Truths | None = _ask("Recompute each block in the backward pass. Default: no.")
     clip_norm: Clips | None = _ask("Global gradient norm to clip to, or `none`. Default: 1.0.", "X|none,...")
     optimizer: Optimizers | None = _ask("The one optimizer of all strategies. Default: adamw.", "adamw|sgd,...")

@@ -154,6 +154,14 @@ def _batch_title(spec: RunSpec) -> str:
     return f"micro-batch {spec.micro_batch}{steps} per {rank_word(spec)}"
 
 
+SWITCHES = {
+    "deterministic": "deterministic",
+    "detect_anomaly": "anomaly detection",
+    "cudnn_benchmark": "cuDNN autotuning",
+}
+"""Fields of a spec that are said in a title where they are on."""
+
+
 def title_with(spec: RunSpec, batch: str, last: str) -> str:
     """What the cells of an experiment share, `batch` and `last` being what is to be said of their batch and else."""
     parts = [
@@ -162,6 +170,7 @@ def title_with(spec: RunSpec, batch: str, last: str) -> str:
         batch,
         "backend-default profile" if spec.profile != "matched" else "",
         "compiled" if spec.compile else "",
+        *(word for name, word in SWITCHES.items() if getattr(spec, name)),
         last,
     ]
     return ", ".join(filter(None, parts))

@@ -27,6 +27,7 @@ from scalebench.records.record import Record
 from scalebench.records.store import require_writable
 from scalebench.spec import PlannedRun, RunSpec
 from scalebench.strategies import create
+from scalebench.trackers.feed import Feed
 from scalebench.training import entry
 from scalebench.training.board import Board
 from scalebench.training.failures import space
@@ -42,19 +43,22 @@ FREE_TO_CHANGE = {
     "strategy", "strategy_options", "device", "world_size", "threads_per_rank", "cores_per_rank", "profile", "scaling",
     "grad_sync", "micro_batch", "accumulation", "activation_checkpointing", "compile", "warmup_steps", "steps",
     "max_seconds", "num_workers", "memory_limit_bytes", "diagnostics", "debug", "timeout_seconds", "tf32",
+    "deterministic", "detect_anomaly", "cudnn_benchmark",
     "init_from", "init_from_sha256",
 }  # fmt: skip
 """What a resumed training may do otherwise than before: how it is computed, not what."""
 FREE_OF_RECIPE = {
     "steps", "rule", "rule_by", "base", "base_learning_rate", "val_batches", "val_every", "save_every", "log_every",
     "keep_best", "contents", "save_async", "patience", "target", "validate_on", "test_data",
-    "samples", "fid",
+    "samples", "fid", "callbacks",
 }  # fmt: skip
 """Of the rates the spec holds what they come to."""
 
 
-def train(run: PlannedRun, *, results: Path, start_method: StartMethod, board: Board) -> tuple[Record, Path]:
-    """Train as planned and store the record, whatever becomes of it.
+def train(
+    run: PlannedRun, *, results: Path, start_method: StartMethod, board: Board, feed: Feed | None = None
+) -> tuple[Record, Path]:
+    """Train as planned and store the record, whatever becomes of it; trackers are told by `feed`.
 
     Raises UserError and KeyboardInterrupt as scalebench.harness.runner.execute does, and UserError for a checkpoint to
     go on from that is damaged.
@@ -65,13 +69,15 @@ def train(run: PlannedRun, *, results: Path, start_method: StartMethod, board: B
     staging = run.training.staging if run.training else None
     with stoppable() as stop, private_folder(staging) if staging else nullcontext() as staged:
         name = session_name()
-        begin = Begin(main=entry.main, job=partial(_job, board, results / name, staged))
+        begin = Begin(main=entry.main, job=partial(_job, board, feed, results / name, staged))
         session = Session(results, [run], detect(run.spec.device), start_method, name=name, begin=begin)
         session.prepare()
         return session.perform(0, run, lambda phase: None, stop)
 
 
-def train_as_worker(run: PlannedRun, *, results: Path, board: Board) -> tuple[Record, Path] | None:
+def train_as_worker(
+    run: PlannedRun, *, results: Path, board: Board, feed: Feed | None = None
+) -> tuple[Record, Path] | None:
     """Be one rank of a training under a foreign launcher, as scalebench.harness.runner.execute_as_worker says.
 
     Raises UserError for a checkpoint to go on from that is damaged.
@@ -80,15 +86,15 @@ def train_as_worker(run: PlannedRun, *, results: Path, board: Board) -> tuple[Re
         checkpoint = Path(run.training.resume)
         verify(checkpoint, read_manifest(checkpoint))
     name = session_name()
-    job = _job(board, results / name, None, run)
+    job = _job(board, feed, results / name, None, run)
     return execute_as_worker(
         run, results=results, name=name, take_part=partial(work, job, gather=True, perform=perform)
     )
 
 
-def _job(board: Board, records: Path, staging: Path | None, run: PlannedRun) -> TrainJob:
+def _job(board: Board, feed: Feed | None, records: Path, staging: Path | None, run: PlannedRun) -> TrainJob:
     sheets = Sheets(records=records.resolve(), name=f"samples/{run.spec.label}-{run.spec.cell_id}")
-    return TrainJob(run=run, board=board, sheets=sheets, staging=staging)
+    return TrainJob(run=run, board=board, feed=feed, sheets=sheets, staging=staging)
 
 
 def lengths(spec: RunSpec, recipe: Recipe) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -18,11 +19,19 @@ from scalebench.records.training import Ended, Evaluation, Sheet, TrainingFacts
 from scalebench.spec import RunSpec
 from scalebench.stats.pacing import Chunk, Stopped
 from scalebench.strategies.base import Batch, TrainStep
+from scalebench.trackers.feed import Feed
 from scalebench.training import stopping
 from scalebench.training.board import Board, Standing
+from scalebench.training.callbacks import Callbacks, Moment
 from scalebench.training.checkpoints import Checkpoints, best_of
+from scalebench.training.figures import (
+    figures_of_checkpoint,
+    figures_of_process,
+    figures_of_steps,
+    figures_of_validation,
+)
 from scalebench.training.learning_rate import learning_rate
-from scalebench.training.manifest import Manifest, checkpoints_in
+from scalebench.training.manifest import Manifest, checkpoint_name, checkpoints_in
 from scalebench.training.pictures import Sheets
 from scalebench.training.sampling import Sampling
 from scalebench.training.validation import Validation
@@ -30,7 +39,7 @@ from scalebench.training.validation import Validation
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """What a training goes through: everything that does not change on the way."""
+    """What a training goes through: everything that does not change on the way. Trackers have a feed on rank 0."""
 
     spec: RunSpec
     recipe: Recipe
@@ -41,6 +50,8 @@ class Course:
     sheets: Sheets | None
     checkpoints: Checkpoints
     board: Board | None
+    feed: Feed | None
+    callbacks: Callbacks
     items_per_step: int
 
 
@@ -49,7 +60,7 @@ class Trainer:
     """Says which steps are next, as a run's Pacing does, and does between them what is to be done.
 
     Attributes:
-        done: steps behind it. elapsed: seconds of the parts before this one.
+        done: steps behind it. elapsed: seconds of the parts before this one. saves_told: checkpoints told of.
     """
 
     course: Course
@@ -58,6 +69,7 @@ class Trainer:
     elapsed: float = 0.0
     evaluations: list[Evaluation] = field(default_factory=list)
     sheets: list[Sheet] = field(default_factory=list)
+    saves_told: int = 0
     ended: Ended | None = None
     _began: float = 0.0
     _first: int = 0
@@ -65,6 +77,7 @@ class Trainer:
     def begin(self) -> Chunk | Stopped:
         self._began, self._first = time.monotonic(), self.done
         self.ended = stopping.ended(self.course.recipe, self.evaluations, self.done)
+        self._call("on_begin")
         return self._next()
 
     def go_on(self, ran: Timeline) -> Chunk | Stopped:
@@ -78,6 +91,9 @@ class Trainer:
         if self.ended or (recipe.save_every and self.done % recipe.save_every == 0):
             self._save()
         self._look_after_checkpoints()
+        self._tell_saves()
+        if self.ended:
+            self._call("on_end")
         return self._next()
 
     def learning_rates(self, batches: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
@@ -134,6 +150,9 @@ class Trainer:
             )
         )
         self._post(validations=len(self.evaluations), metric=metrics.get(self.course.recipe.monitor, float("nan")))
+        if self.course.feed:
+            self.course.feed.scalars(figures_of_validation(self.evaluations[-1]), self.done)
+        self._call("on_validation")
 
     def _generated(self) -> tuple[dict[str, float], float | None]:
         """The metrics of what is generated now, and how long that took; rank 0 keeps a sheet of it."""
@@ -143,6 +162,8 @@ class Trainer:
         metrics, pictures = self.course.sampling(self.step)
         if pictures is not None and self.course.sheets and self.course.place.rank == 0:
             self.sheets.append(self.course.sheets.keep(pictures, self.done))
+        if pictures is not None and self.course.feed:
+            self.course.feed.images("samples", pictures, self.done)
         return metrics, time.monotonic() - began
 
     def _save(self) -> None:
@@ -168,12 +189,42 @@ class Trainer:
     def _show(self, ran: Timeline) -> None:
         mean = mean_over_ranks(ran.losses)
         seconds = (ran.step_end_ns[-1] - ran.start_ns) * 1e-9
-        self._post(
+        rate = len(ran.losses) * self.course.items_per_step / seconds
+        learning_rate: float = self.step.optimizer.param_groups[0]["lr"]
+        self._post(step=self.done, loss=mean, learning_rate=learning_rate, rate=rate)
+        if self.course.feed:
+            epoch = self.done / self.course.recipe.steps_per_epoch
+            found = figures_of_steps(ran, loss=mean, rate=rate, learning_rate=learning_rate, epoch=epoch)
+            self.course.feed.look(found | figures_of_process(self.course.place.device), self.done)
+        self._call("on_steps", losses=ran.losses)
+
+    def _tell_saves(self) -> None:
+        """Of the checkpoints that have come to be on disk, which rank 0 knows."""
+        new = self.course.checkpoints.saves[self.saves_told :]
+        self.saves_told += len(new)
+        for save in new if self.course.place.rank == 0 else ():
+            if self.course.feed:
+                self.course.feed.scalars(figures_of_checkpoint(save), self.done)
+            path = self.course.checkpoints.folder / checkpoint_name(save.step)
+            self._call("on_checkpoint", checkpoint=path)
+
+    def _call(self, hook: str, losses: Sequence[float] = (), checkpoint: Path | None = None) -> None:
+        """Let the user's callbacks know."""
+        if not self.course.callbacks:
+            return
+        self.course.phase.enter("callbacks")
+        moment = Moment(
             step=self.done,
-            loss=mean,
-            learning_rate=self.step.optimizer.param_groups[0]["lr"],
-            rate=len(ran.losses) * self.course.items_per_step / seconds,
+            steps=self.course.recipe.steps,
+            rank=self.course.place.rank,
+            world_size=self.course.place.world_size,
+            module=self.step.module,
+            optimizer=self.step.optimizer,
+            losses=losses,
+            metrics=self.evaluations[-1].metrics if self.evaluations else None,
+            checkpoint=checkpoint,
         )
+        self.course.callbacks.call(hook, moment)
 
     def _post(self, **news: float) -> None:
         board = self.course.board

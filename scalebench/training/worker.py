@@ -19,7 +19,9 @@ from scalebench.meters.memory import read_peaks, resident_bytes
 from scalebench.recipe import Recipe, Training
 from scalebench.spec import RunSpec
 from scalebench.strategies.base import Batch, Strategy
+from scalebench.trackers.feed import Feed
 from scalebench.training.board import Board
+from scalebench.training.callbacks import Callbacks
 from scalebench.training.checkpoints import Checkpoints
 from scalebench.training.manifest import read_manifest
 from scalebench.training.parts import parts
@@ -35,10 +37,11 @@ from scalebench.workloads.checkpoint import started
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob(Job):
-    """One rank's part of a training; where rank 0 shows how it stands, where it keeps what it generates, and where
-    checkpoints are written first."""
+    """One rank's part of a training; where rank 0 shows how it stands, what it tells trackers, where it keeps what it
+    generates, and where checkpoints are written first."""
 
     board: Board | None = None
+    feed: Feed | None = None
     sheets: Sheets | None = None
     staging: Path | None = None
 
@@ -110,6 +113,8 @@ def course_of(job: Job, workload: Workload, val_part: SampleSource, place: Place
             staging=job.staging if isinstance(job, TrainJob) else None,
         ),
         board=job.board if isinstance(job, TrainJob) else None,
+        feed=job.feed if isinstance(job, TrainJob) and place.rank == 0 else None,
+        callbacks=Callbacks(recipe.callbacks),
         items_per_step=spec.global_batch * workload.items_per_sample,
     )
 
