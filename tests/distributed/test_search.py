@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scalebench.cli import main
+from scalebench.errors import EXIT_INTERRUPTED
 from scalebench.harness.runner import Session, execute
 from scalebench.machine import detect
 from scalebench.records.record import Record
@@ -21,6 +23,7 @@ from scalebench.search.rule import Edge
 from scalebench.search.trials import FIT, Trials
 from scalebench.spec import PlannedRun, RunSpec
 from tests.distributed.cells import cell
+from tests.distributed.sweeps import Sweep
 from tests.distributed.test_runner import Watcher
 
 pytestmark = pytest.mark.distributed
@@ -33,6 +36,12 @@ ROOM = {"deepspeed_stage_2": 350 * MIB, "deepspeed_stage_3": 350 * MIB}
 """Buckets of their own."""
 QUICK = WIDE | {"vocab_size": 2048, "context_length": 128}
 """1 MiB of logits each."""
+
+SEARCHING = [
+    *("run", "--strategy", "single", "--device", "cpu", "--precision", "fp32", "--data", "synthetic"),
+    *(part for name, value in QUICK.items() for part in ("--set", f"workload.{name}={value}")),
+    *("--micro-batch", "auto", "--memory-limit", "48MiB", "--steps", "2", "--warmup-steps", "2", "--repeats", "1"),
+]
 
 
 def wide(strategy: str, ranks: int, **fields: Any) -> RunSpec:
@@ -120,13 +129,7 @@ def test_the_command_measures_the_fastest_and_names_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(trials_module, "TIMED_SECONDS", 0.3)
-    words = [
-        *("run", "--strategy", "single", "--device", "cpu", "--precision", "fp32", "--data", "synthetic"),
-        *(part for name, value in QUICK.items() for part in ("--set", f"workload.{name}={value}")),
-        *("--micro-batch", "auto", "--memory-limit", "48MiB", "--steps", "2", "--warmup-steps", "2"),
-        *("--repeats", "1", "--results", str(tmp_path)),
-    ]
-    assert main.exit_code(words) == 0
+    assert main.exit_code([*SEARCHING, "--results", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     records = load_records(tmp_path).records
     (measured,) = [record for record in records if record.kind == "run"]
@@ -136,3 +139,22 @@ def test_the_command_measures_the_fastest_and_names_both(
     assert largest + 1 in refused
     assert f"micro-batch {largest} is the largest that fits (micro-batch {largest + 1}: oom" in told
     assert f"; {measured.spec.micro_batch} is the fastest of" in told
+
+
+def test_a_search_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
+    with Sweep(tmp_path, command=[*SEARCHING, "--results", "results"]) as sweep:
+        while not sweep.results.is_dir() or not sweep.records():
+            time.sleep(0.01)
+        sweep.pid(0)
+        sweep.interrupt()
+        assert sweep.wait() == EXIT_INTERRUPTED, sweep.errors()
+        assert not sweep.left()
+        before = sweep.records()
+    assert {record.kind for record in before} == {"trial"}
+    assert before[-1].status == "interrupted"
+    made = [record.spec for record in before if record.status != "interrupted"]
+    assert main.exit_code([*SEARCHING, "--resume", "--results", str(tmp_path / "results")]) == 0
+    after = load_records(tmp_path / "results").records
+    for spec in made:
+        assert len([record for record in after if record.spec == spec]) == 1, "what was tried is not tried again"
+    assert [record.status for record in after if record.kind == "run"] == ["ok"]
