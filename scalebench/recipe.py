@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Schedule = Literal["constant", "cosine", "linear"]
+Schedule = Literal["constant", "cosine", "linear", "model"]
 Rule = Literal["none", "linear", "sqrt"]
 RuleBy = Literal["batch", "gpus"]
 Contents = Literal["full", "state", "weights"]
@@ -53,7 +53,8 @@ class Recipe(BaseModel):
         steps: of the whole training, however often it is resumed. steps_per_epoch: after which samples come again.
         base_learning_rate, rule, rule_by, base: the spec's learning rate is `base_learning_rate` scaled by `rule` with
             the effective batch, or the number of GPUs, over `base`.
-        schedule, warmup_steps: linear from 0 over the warm-up, then constant, or to 0 at the end.
+        schedule, warmup_steps: linear from 0 over the warm-up, then constant, or to 0 at the end; `model`: as the
+            scheduler that the model brings along has it.
         val_data: what it is judged on, as a spec's `data` is named; None: the share `val_share` of its own data, held
             out of training. val_batches: micro-batches of it, of all ranks together; None: all.
         validate_on: all ranks in turn, or rank 0 alone while the others wait.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -30,9 +30,12 @@ class MovingAverage:
         self._weight = 1.0 - decay
         self.restart()
 
-    def restart(self) -> None:
-        """Begin anew from the values as they are."""
-        self.shares = [value.detach().to(torch.float32, copy=True) for value in self._values()]
+    def restart(self, summands: Iterable[None] = (None,)) -> None:
+        """Begin anew from the values as they are, or from the sum of what they are at each of `summands`."""
+        self.shares: list[Tensor] = []
+        for _ in summands:
+            found = [value.detach().to(torch.float32, copy=True) for value in self._values()]
+            self.shares = [a + b for a, b in zip(self.shares, found, strict=True)] if self.shares else found
 
     @torch.no_grad()
     def update(self, applied: Tensor | None = None) -> None:
@@ -43,12 +46,30 @@ class MovingAverage:
         else:
             torch._foreach_lerp_(self.shares, values, [self._weight * applied] * len(values))
 
-    @contextmanager
-    def in_place_of_parameters(self) -> Iterator[None]:
+    def as_summands(self) -> Iterator[None]:
+        """At each, what the optimizer updates holds values of its dtype; their sum over all is the averages, exactly.
+
+        One does where that is fp32; in 16 bit it takes three.
+        """
+        rest = self.shares
+        for _ in range(self.summands()):
+            with self._holding(rest):
+                rest = [share - value.detach().float() for share, value in zip(rest, self._values(), strict=True)]
+                yield
+
+    def summands(self) -> int:
+        """How many values of what is updated hold one of fp32."""
+        return 1 if all(value.dtype is torch.float32 for value in self._values()) else 3
+
+    def in_place_of_parameters(self) -> AbstractContextManager[None]:
         """Inside, what the optimizer updates holds the averages (rounded to its dtype)."""
+        return self._holding(self.shares)
+
+    @contextmanager
+    def _holding(self, shares: Sequence[Tensor]) -> Iterator[None]:
         values = self._values()
         kept = [value.clone() for value in values]
-        _copy(values, self.shares)
+        _copy(values, shares)
         try:
             yield
         finally:

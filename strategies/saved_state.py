@@ -27,7 +27,7 @@ from .loss_scaling import LossScaler
 from .safe_reading import CodeFoundError, SafePlanner, SafeReader
 
 AVERAGES = "averages"
-"""The folder, in that of a saved state, of the parameters' moving averages."""
+"""The folder, in that of a saved state, of the parameters' moving averages; of 16-bit ones there are more, numbered."""
 
 
 def save_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: LossScaler) -> None:

@@ -141,14 +141,20 @@ class TorchStep(TrainStep):
     def save(self, folder: Path) -> None:
         save_state(folder, self._wrapper, self.optimizer, self._scaler)
         if self._average:
-            with self._average.in_place_of_parameters():
-                save_parameters(folder / AVERAGES, self._wrapper)
+            for number, _ in enumerate(self._average.as_summands()):
+                save_parameters(folder / f"{AVERAGES}{number or ''}", self._wrapper)
 
     def load(self, folder: Path) -> None:
         if self._average:
-            load_parameters(folder / AVERAGES, self._wrapper)
-            self._average.restart()
+            self._average.restart(self._averages_in(folder))
         load_state(folder, self._wrapper, self.optimizer, self._scaler)
+
+    def _averages_in(self, folder: Path) -> Iterator[None]:
+        """At each, the parameters hold one summand of their averages."""
+        assert self._average is not None
+        for number in range(self._average.summands()):
+            load_parameters(folder / f"{AVERAGES}{number or ''}", self._wrapper)
+            yield
 
     def observed_precision(self) -> Mapping[str, str]:
         return {}

@@ -179,11 +179,11 @@ def _rates(scheduler: dict[str, Any], optimizer: Any) -> tuple[Rates | None, str
     """The learning rates that a scheduler's configuration stands for, and what to say of it."""
     kind = type(scheduler["scheduler"]).__name__
     if kind == "ReduceLROnPlateau":
-        return None, "its ReduceLROnPlateau waits for validations, of which a run has none: the learning rate stays"
+        return None, "its ReduceLROnPlateau is not followed: the learning rate stays, or follows --schedule"
     interval, frequency = str(scheduler.get("interval") or "epoch"), int(scheduler.get("frequency") or 1)
     rates = Rates(scheduler["scheduler"], optimizer, interval=interval, frequency=frequency)
     every = f"{frequency} {interval}s" if frequency > 1 else interval
-    return rates, f"its {kind} sets the learning rate of a run, every {every}; that of a training follows --schedule"
+    return rates, f"its {kind} sets the learning rate, every {every}"
 
 
 def _uncalled(module: Any) -> list[str]:

@@ -13,12 +13,12 @@ from scalebench.adapters import DEFAULT_MICRO_BATCH, OWN_DATA, SIZE
 from scalebench.adapters.blocks import find_blocks, given_blocks
 from scalebench.adapters.importing import told
 from scalebench.adapters.inspection import Inspection, inspect_model, on_meta, state_of
-from scalebench.adapters.optimizers import Rates
 from scalebench.adapters.root import Root
 from scalebench.data.base import SampleSource
 from scalebench.errors import UserError
 from scalebench.strategies.config import OptimizerConfig
 from scalebench.theory.activations import Saved
+from scalebench.workloads.base import LearningRates
 
 PROBABILITIES = ("dropout", "dropout_p", "attention_dropout", "drop_prob")
 """What modules call the probability of a dropout of their own."""
@@ -57,7 +57,7 @@ class OwnWorkload:
         item: str = "sample",
         items_per_sample: int = 1,
         optimizer: OptimizerConfig | str | None = None,
-        rates: Rates | None = None,
+        rates: LearningRates | None = None,
         no_decay: frozenset[str] | None = None,
         notes: Sequence[str] = (),
     ) -> None:

@@ -6,14 +6,14 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from scalebench import adapters, workloads
 from scalebench.errors import UserError
-from scalebench.recipe import Fid, Recipe, Target
+from scalebench.recipe import Fid, Recipe, Schedule, Target
 from scalebench.spec import RunSpec
 
 LOWER = ("loss", "perplexity", "error")
 """Metrics whose names end so are the better the lower they are; so are those that begin with `fid`."""
 AS_GIVEN = (
-    "schedule",
     "warmup_steps",
     "val_data",
     "val_share",
@@ -52,6 +52,7 @@ def rated(spec: RunSpec, flags: Mapping[str, Any]) -> Recipe:
         steps_per_epoch=1,
         val_every=1,
         base_learning_rate=spec.optimizer.learning_rate,
+        schedule=schedule(spec, flags),
         rule=flags.get("lr_rule", "none"),
         rule_by=by,
         base=flags.get("lr_base", spec.micro_batch if by == "batch" else 1),
@@ -64,6 +65,23 @@ def rated(spec: RunSpec, flags: Mapping[str, Any]) -> Recipe:
         test_share=share if flags.get("test") and not flags.get("test_data") else None,
         **{name: flags[name] for name in AS_GIVEN if name in flags},
     )
+
+
+def schedule(spec: RunSpec, flags: Mapping[str, Any]) -> Schedule:
+    """As asked, else the model's own, where it brings one along. Raises UserError for what does not go together."""
+    asked: Schedule | None = flags.get("schedule")
+    if asked not in (None, "model") or not adapters.is_own(spec.workload):
+        own = False
+    else:
+        own = workloads.create(spec.workload, spec.size, spec.workload_options, seed=spec.seed).rates is not None
+    if asked == "model" and not own:
+        raise UserError(f"{spec.workload} brings no scheduler along. Give --schedule constant, cosine or linear.")
+    if own and flags.get("warmup_steps"):
+        raise UserError(
+            f"--warmup-steps does not go with the scheduler of {spec.workload}. Leave it out, or give --schedule "
+            "constant, cosine or linear, which is followed then."
+        )
+    return asked or ("model" if own else "constant")
 
 
 def timed(recipe: Recipe, flags: Mapping[str, Any], lengths: Lengths, spec: RunSpec) -> Recipe:

@@ -68,7 +68,11 @@ def own_flags() -> list[click.Option]:
         ("lr-rule", choice(Rule), "Scale the learning rate with the effective batch over --lr-base. Default: none."),
         ("lr-rule-by", choice(RuleBy), "Scale it with the batch or with the number of GPUs. Default: batch."),
         ("lr-base", least, "The batch, or number of GPUs, that --lr is meant for. Default: one micro-batch, or 1."),
-        ("schedule", choice(Schedule), "How the learning rate goes on after its warm-up. Default: constant."),
+        (
+            "schedule",
+            choice(Schedule),
+            "Of the learning rate, after its warm-up. Default: the model's own, else constant.",
+        ),
         ("warmup-steps", whole, "Steps over which the learning rate rises from 0. Default: 0."),
         ("val-data", str, "What to validate on, as --data names it. Default: a part of --data, held out."),
         ("val-share", click.FloatRange(0, 1, min_open=True, max_open=True), "How much is held out. Default: 0.1."),

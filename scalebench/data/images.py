@@ -15,6 +15,7 @@ from torch import Tensor
 
 from scalebench.data.arrays import open_arrays
 from scalebench.data.base import SampleSource
+from scalebench.data.cache import contents_sha256
 from scalebench.data.corrupt import without_corrupt
 from scalebench.data.digits import open_digits
 from scalebench.data.folders import Listing, list_images
@@ -24,6 +25,8 @@ from scalebench.data.samples import require_classes, wrong_kind
 from scalebench.data.synthetic import synthetic_images
 
 IMAGE_READS = ("images", "arrays", "digits", SYNTHETIC)
+HASHED_BYTES = 2**30
+"""Of a set's contents, about as many go into its hash at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +105,13 @@ def path_at(paths: NDArray[np.bytes_], row: int) -> Path:
 
 
 def listing_sha256(listings: Iterable[Listing]) -> str:
-    """Of classes, names and sizes: reading all of a large set only to know it again would take long."""
+    """Of classes, names, sizes and contents; of contents beyond a GiB those of files spread evenly over the set, which
+    come to about as much: reading all of a large one only to know it again would take long."""
     digest = hashlib.sha256()
     for listing in listings:
         digest.update("\0".join(listing.classes).encode(errors="surrogateescape"))
         for name, size in zip(listing.names, listing.sizes, strict=True):
             digest.update(f"{name}\0{size}\n".encode(errors="surrogateescape"))
+        every = max(1, -(-sum(listing.sizes) // HASHED_BYTES))
+        digest.update(contents_sha256(listing.paths[::every]).encode())
     return digest.hexdigest()

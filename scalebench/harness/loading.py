@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from scalebench import data, workloads
-from scalebench.adapters.own import OwnWorkload
 from scalebench.data.batches import steps_per_fetch
 from scalebench.harness.job import Report
 from scalebench.harness.placement import Place
@@ -39,7 +38,7 @@ def at_rates(
     batches: Iterator[list[Batch]], step: TrainStep, workload: Workload, spec: RunSpec, samples: int
 ) -> Iterator[list[Batch]]:
     """`batches`, each as the learning rate is set that the model's own scheduler gives to its step."""
-    rates = workload.rates if isinstance(workload, OwnWorkload) else None
+    rates = workload.rates
     if rates is None:
         return batches
     scheduled = rates(spec.optimizer.learning_rate, samples // spec.global_batch)

@@ -17,7 +17,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from scalebench import data, strategies, workloads
-from scalebench.adapters.own import OwnWorkload
 from scalebench.harness.job import Report
 from scalebench.harness.phase import Phase
 from scalebench.harness.placement import Place
@@ -176,9 +175,8 @@ def tolerance(spec: RunSpec) -> Tolerance:
 def set_up(spec: RunSpec, place: Place, phase: Phase) -> Setting:
     """The workload in its comparable form, and its samples."""
     options = comparable(spec.workload_options)
-    workload = started(workloads.create(spec.workload, spec.size, options, seed=spec.seed), spec.init_from)
-    if isinstance(workload, OwnWorkload):
-        workload = workload.without_dropout()
+    made = workloads.create(spec.workload, spec.size, options, seed=spec.seed)
+    workload = started(made, spec.init_from).without_dropout()
     return Setting(
         spec=spec, place=place, phase=phase, workload=workload, source=workload.samples(spec.data, spec.seed)
     )

@@ -20,6 +20,9 @@ from .experiments import Experiment
 from .table import Table, place, table
 from .text import Show, known, milliseconds, percent, times, with_interval
 
+LEFT_OUT = "unreadable, left out)"
+"""How the name of data ends of which some were (scalebench.data.corrupt)."""
+
 
 def speed(experiment: Experiment, parity: Sequence[Record]) -> Table | None:
     """Throughput, per rank, step time, contract and parity of each measured cell; a group's shown winner in bold."""
@@ -55,6 +58,8 @@ def _speed_notes(experiment: Experiment) -> list[str]:
     notes = ["[a – b]: 95% interval of the mean over n fresh processes (Student's t on logarithms)."]
     if any(len(cell.measured) == 1 for cell in experiment.measured):
         notes.append("n = 1: the interval of the step time knows this run only; nothing can be ranked (--repeats 5).")
+    facts = [record.workload for cell in experiment.measured for record in cell.measured]
+    notes += [f"Data: {name}." for name in sorted({one.data_name for one in facts if one}) if name.endswith(LEFT_OUT)]
     skipped = [
         experiment.names[cell] for cell in experiment.measured if any(r.ranks[0].skipped_steps for r in cell.measured)
     ]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scalebench.adapters.own import OwnWorkload
 from scalebench.data.base import SampleSource
 from scalebench.data.sampler import epoch_permutation
 from scalebench.errors import UserError
@@ -82,6 +81,6 @@ def _brought(workload: Workload, spec: RunSpec, recipe: Recipe) -> SampleSource 
     """Validation data that are no part of the training data."""
     if recipe.val_data:
         return workload.samples(recipe.val_data, spec.seed)
-    if isinstance(workload, OwnWorkload) and workload.open_validation:
+    if workload.open_validation:
         return workload.open_validation(spec.seed)
     return None

@@ -179,7 +179,7 @@ def require_resumable(checkpoint: Path, manifest: Manifest, spec: RunSpec, recip
         *differences(manifest.spec, spec, FREE_TO_CHANGE),
         *differences(manifest.recipe, recipe, FREE_OF_RECIPE),
     ]
-    if recipe.schedule != "constant" and manifest.recipe.steps != recipe.steps:
+    if recipe.schedule in ("cosine", "linear") and manifest.recipe.steps != recipe.steps:
         differing.append(f"steps {manifest.recipe.steps}, at which its schedule ends, now {recipe.steps}")
     if manifest.spec.global_batch != spec.global_batch:
         differing.append(f"an effective batch of {manifest.spec.global_batch}, now {spec.global_batch}")

@@ -30,7 +30,7 @@ from scalebench.training.figures import (
     figures_of_steps,
     figures_of_validation,
 )
-from scalebench.training.learning_rate import learning_rate
+from scalebench.training.learning_rate import learning_rates
 from scalebench.training.manifest import Manifest, checkpoint_name, checkpoints_in
 from scalebench.training.pictures import Sheets
 from scalebench.training.sampling import Sampling
@@ -98,9 +98,11 @@ class Trainer:
 
     def learning_rates(self, batches: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
         """`batches`, before each of which the step is told its learning rate."""
-        peak = self.course.spec.optimizer.learning_rate
-        for number, micro_batches in enumerate(batches, self.done):
-            self.step.set_learning_rate(learning_rate(self.course.recipe, peak, number))
+        course = self.course
+        peak, own = course.spec.optimizer.learning_rate, course.validation.workload.rates
+        rates = learning_rates(course.recipe, peak, own, self.done)
+        for micro_batches, rate in zip(batches, rates, strict=False):
+            self.step.set_learning_rate(rate)
             yield micro_batches
 
     def facts(self, train_samples: int, resumed_from: str | None, load_seconds: float | None) -> TrainingFacts:

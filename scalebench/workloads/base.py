@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from torch import Tensor
@@ -10,6 +10,9 @@ from torch import Tensor
 from scalebench.data.base import SampleSource as SampleSource
 from scalebench.strategies.base import Workload as StrategyWorkload
 from scalebench.theory.activations import Saved
+
+LearningRates = Callable[[float, int], Iterator[float]]
+"""From the learning rate that is scheduled, and the steps of an epoch, to that of each step, endless."""
 
 
 class Workload(StrategyWorkload, Protocol):
@@ -19,6 +22,10 @@ class Workload(StrategyWorkload, Protocol):
     item: str
     items_per_sample: int
     default_micro_batch: int
+    rates: LearningRates | None = None
+    """How the model's own scheduler changes the learning rate from step to step; None: it stays."""
+    open_validation: Callable[[int], SampleSource] | None = None
+    """By seed, the data that the model brings along to be validated on; None: samples held out of its data."""
 
     def flops_per_sample(self, *, causal: bool = False) -> float | None:
         """Model FLOPs of forward plus backward for one sample, recomputation not counted; None if unknown.
@@ -43,3 +50,7 @@ class Workload(StrategyWorkload, Protocol):
 
     def samples(self, data: str, seed: int) -> SampleSource:
         """The training samples that a spec's `data` names. Raises UserError when it cannot be read or is too short."""
+
+    def without_dropout(self) -> Workload:
+        """The same without such dropout as none of its options turns off: random numbers depend on the rank."""
+        return self

@@ -9,16 +9,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from scalebench.data.base import SampleSource
 from scalebench.data.images import open_images
 from scalebench.strategies.base import Batch, Task
-from scalebench.theory.layers import recomputed_flops, training_flops
 from scalebench.workloads.classifier_config import DEFAULT_MICRO_BATCH, ClassifierConfig
-from scalebench.workloads.values import ACTIVATIONS, from_bytes, init_layer_
+from scalebench.workloads.frame import Layered
+from scalebench.workloads.values import ACTIVATIONS, from_bytes
 
 
 class LinearBlock(nn.Module):
@@ -111,25 +110,15 @@ def pooled_block(config: ClassifierConfig) -> PooledBlock:
     return PooledBlock(channels * side**2, config)
 
 
-class ClassifierWorkload:
+class ClassifierWorkload(Layered[ClassifierConfig]):
     """A classifier at one size with its options: a scalebench.workloads.base.Workload."""
 
     name = "classifier"
-    item = "image"
-    items_per_sample = 1
-
-    def __init__(self, size: str, config: ClassifierConfig) -> None:
-        self.size = size
-        self.config = config
-        self.default_micro_batch = DEFAULT_MICRO_BATCH[size]
+    default_micro_batches = DEFAULT_MICRO_BATCH
 
     def build(self) -> Classifier:
         """The module, with values left to `init_parameter_`."""
         return Classifier(self.config)
-
-    def init_parameter_(self, name: str, tensor: Tensor, generator: torch.Generator) -> None:
-        """He's start for weights, biases 0."""
-        init_layer_(name, tensor, generator)
 
     def block_names(self, module: nn.Module) -> list[str]:
         """The hidden layers, or the convolutions, in order."""
@@ -138,26 +127,6 @@ class ClassifierWorkload:
     def compiled_names(self, module: nn.Module) -> list[str]:
         """The blocks, what pools their result, and the classifier."""
         return [*self.block_names(module), "neck", "head"]
-
-    def no_decay_names(self, module: nn.Module) -> set[str]:
-        """Biases."""
-        return {name for name, _ in module.named_parameters() if name.endswith("bias")}
-
-    def flops_per_sample(self, *, causal: bool = False) -> float:
-        """Model FLOPs of forward plus backward (scalebench.theory.layers); nothing here is causal."""
-        return training_flops(self.config.layers)
-
-    def recomputed_flops_per_sample(self) -> float:
-        """FLOPs of running each block's forward pass again."""
-        return recomputed_flops(self.config.layers)
-
-    def saved_activations(self) -> None:
-        """Not known by a formula."""
-        return
-
-    def parameter_count(self) -> int:
-        """Weights and biases."""
-        return self.config.parameter_count
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """`loss` in nats per image, and `accuracy`, the share of images whose likeliest class is theirs."""

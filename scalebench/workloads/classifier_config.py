@@ -7,15 +7,15 @@ from typing import Literal
 
 from scalebench.errors import UserError
 from scalebench.theory.classifier import conv_layers, mlp_layers
-from scalebench.theory.layers import Layer, parameters
-from scalebench.workloads.config import Config
+from scalebench.theory.layers import Layer
+from scalebench.workloads.config import LayeredConfig
 
 Network = Literal["mlp", "conv"]
 Activation = Literal["relu", "silu"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierConfig(Config):
+class ClassifierConfig(LayeredConfig):
     """The shape of a small image classifier; the fields are the options of `--set workload.NAME=VALUE`.
 
     Attributes:
@@ -59,11 +59,6 @@ class ClassifierConfig(Config):
         if self.network == "mlp":
             return list(mlp_layers(pixels=self.channels * self.image_size**2, **shape))
         return list(conv_layers(image_size=self.image_size, channels=self.channels, width=self.width, **shape))
-
-    @property
-    def parameter_count(self) -> int:
-        """Weights and biases of all layers."""
-        return parameters(self.layers)
 
 
 SIZES: dict[str, ClassifierConfig] = {

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from scalebench.errors import UserError
+from scalebench.theory.layers import Layer, parameters
 
 LARGEST = 2**31 - 1
 """Of any whole option: tokens, labels and the numbers of them are held in 32 bits."""
@@ -38,3 +39,30 @@ class Config(ABC):
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise UserError(f"workload.{name} is {value}; give a probability of at least 0 and below 1.")
+
+
+class LayeredConfig(Config):
+    """The shape of a network that is known layer by layer."""
+
+    @property
+    @abstractmethod
+    def layers(self) -> list[Layer]:
+        """What it is made of."""
+
+    @property
+    def parameter_count(self) -> int:
+        """Weights and biases of all layers, gain and bias of each norm."""
+        return parameters(self.layers)
+
+
+class TransformerConfig(Config):
+    """The shape of a stack of equal blocks. Each family declares these options itself, in its own order."""
+
+    num_layers: int
+
+
+class CausalConfig(TransformerConfig):
+    """The shape of a language model."""
+
+    context_length: int
+    vocab_size: int

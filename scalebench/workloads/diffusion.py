@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from scalebench.data.base import SampleSource
 from scalebench.data.draws import Draws
+from scalebench.workloads.frame import T, Transformer
 
 LONGEST_PERIOD = 10_000
 """Of the sines and cosines of times and positions (Vaswani et al. 2017, arXiv:1706.03762, section 3.5)."""
@@ -126,3 +127,11 @@ class NoisySamples:
             "unlabelled": Draws(seed=self.seed, purpose="label dropout").uniform(draws) < self.label_dropout,
             "noise_keys": Draws(seed=self.seed, purpose="noise").keys(draws),
         }
+
+
+class DiffusionWorkload(Transformer[T]):
+    """A transformer that is judged by its mean loss over samples."""
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """`loss`: the mean over the samples."""
+        return {"loss": (sums["loss_sum"].double() / sums["samples"].double()).item()}

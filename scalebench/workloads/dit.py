@@ -9,7 +9,6 @@ docs/workloads/dit.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -24,6 +23,7 @@ from scalebench.theory.activations import Saved
 from scalebench.theory.diffusion import dit_flops_per_sample, dit_recomputed_flops_per_sample, dit_saved
 from scalebench.workloads import ddpm
 from scalebench.workloads.diffusion import (
+    DiffusionWorkload,
     Modulation,
     NoisySamples,
     TimeEmbedding,
@@ -157,17 +157,11 @@ def normed(tokens: Tensor) -> Tensor:
     return F.layer_norm(tokens, tokens.shape[-1:], eps=NORM_EPS)
 
 
-class DiTWorkload:
+class DiTWorkload(DiffusionWorkload[DiTConfig]):
     """A DiT at one size with its options: a scalebench.workloads.base.Workload."""
 
     name = "dit"
-    item = "image"
-    items_per_sample = 1
-
-    def __init__(self, size: str, config: DiTConfig) -> None:
-        self.size = size
-        self.config = config
-        self.default_micro_batch = DEFAULT_MICRO_BATCH[size]
+    default_micro_batches = DEFAULT_MICRO_BATCH
 
     def build(self) -> DiT:
         """The module, with values left to `init_parameter_`."""
@@ -182,18 +176,6 @@ class DiTWorkload:
             tensor.normal_(0.0, INIT_STD, generator=generator)
         else:
             nn.init.xavier_uniform_(tensor, generator=generator)
-
-    def block_names(self, module: nn.Module) -> list[str]:
-        """The transformer blocks, in order."""
-        return [f"blocks.{index}" for index in range(self.config.num_layers)]
-
-    def compiled_names(self, module: nn.Module) -> list[str]:
-        """Embedding, blocks and head; noising and the loss, over latents and not tokens, stay outside."""
-        return ["embedding", *self.block_names(module), "head"]
-
-    def no_decay_names(self, module: nn.Module) -> set[str]:
-        """Biases; told by name, since a sharded parameter may have lost its shape."""
-        return {name for name, _ in module.named_parameters() if name.endswith("bias")}
 
     def flops_per_sample(self, *, causal: bool = False) -> float:
         """Model FLOPs of forward plus backward; every token looks at every other, `causal` or not."""
@@ -219,14 +201,6 @@ class DiTWorkload:
     def _blocks(self) -> dict[str, int]:
         names = ("num_layers", "hidden_size", "num_tokens")
         return {name: getattr(self.config, name) for name in names}
-
-    def parameter_count(self) -> int:
-        """Trained parameters."""
-        return self.config.parameter_count
-
-    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """`loss`: the mean over the samples."""
-        return {"loss": (sums["loss_sum"].double() / sums["samples"].double()).item()}
 
     def samples(self, data: str, seed: int) -> SampleSource:
         """Labelled latents with noise, timesteps and dropped labels by draw; `data` is a spec's (scalebench.data)."""

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from scalebench.errors import UserError
-from scalebench.workloads.config import Config
+from scalebench.workloads.config import TransformerConfig
 
 TIME_FEATURES = 256
 """Sines and cosines that a timestep is embedded from."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiTConfig(Config):
+class DiTConfig(TransformerConfig):
     """The shape of a diffusion transformer; the fields are the options of `--set workload.NAME=VALUE`.
 
     Attributes:

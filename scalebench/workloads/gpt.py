@@ -8,18 +8,14 @@ about twice as long on CPUs. No block holds what tells it from the others, so on
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from scalebench.data.base import SampleSource
-from scalebench.data.tokens import open_tokens
-from scalebench.strategies.base import Batch, Task
 from scalebench.theory.activations import Saved, gpt_saved
 from scalebench.theory.flops import gpt_flops_per_sample, gpt_recomputed_flops_per_sample
-from scalebench.workloads.decoding import continued, perplexity_of, token_sums
+from scalebench.workloads.decoding import CausalModel, CausalWorkload, Head
 from scalebench.workloads.gpt_config import DEFAULT_MICRO_BATCH, GPTConfig
 
 INIT_STD = 0.02
@@ -71,68 +67,27 @@ class Block(nn.Module):
         return F.dropout(branch, self.dropout, self.training)
 
 
-class Head(nn.Module):
-    """Final norm, output layer and loss in one region: (batch, time, hidden) and int64 targets to a scalar.
-
-    Together, so that a compiler fuses the loss's conversion to fp32 and its reductions instead of storing fp32 logits.
-    Without targets, the logits: (batch, time, vocabulary).
-    """
-
-    def __init__(self, config: GPTConfig, tied: Tensor) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(config.hidden_size)
-        self.weight = tied
-
-    def forward(self, hidden: Tensor, targets: Tensor | None = None) -> Tensor:
-        logits = F.linear(self.norm(hidden), self.weight)
-        if targets is None:
-            return logits
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
-
-
-class GPT(nn.Module):
-    """The model and its loss. `forward` takes a batch of int64 `tokens` and `targets`, each (batch, time)."""
+class GPT(CausalModel):
+    """The model and its loss."""
 
     def __init__(self, config: GPTConfig) -> None:
-        super().__init__()
-        self.context_length = config.context_length
+        super().__init__(config.context_length)
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.head = Head(config, self.embedding.tokens.weight)
+        self.head = Head(nn.LayerNorm(config.hidden_size), self.embedding.tokens.weight)
 
-    def forward(self, batch: Batch, task: Task = "loss") -> Tensor | dict[str, Tensor]:
-        """`loss`: mean cross-entropy over all tokens, an fp32 scalar in nats; `metrics`: its sum and how many tokens
-        there are; `generate`: the continued `tokens` (see `continued`)."""
-        if task == "generate":
-            return continued(self._logits_at, batch["tokens"], batch.get("draws"), self.context_length)
-        targets = batch["targets"]
-        loss: Tensor = self.head(self._hidden(batch["tokens"]), targets)
-        if task == "loss":
-            return loss
-        return token_sums(loss, targets)
-
-    def _hidden(self, tokens: Tensor) -> Tensor:
+    def hidden(self, tokens: Tensor) -> Tensor:
         hidden: Tensor = self.embedding(tokens)
         for block in self.blocks:
             hidden = block(hidden)
         return hidden
 
-    def _logits_at(self, tokens: Tensor, place: int) -> Tensor:
-        logits: Tensor = self.head(self._hidden(tokens)[:, place : place + 1])
-        return logits[:, 0]
 
-
-class GPTWorkload:
+class GPTWorkload(CausalWorkload[GPTConfig]):
     """A GPT at one size with its options: a scalebench.workloads.base.Workload."""
 
     name = "gpt"
-    item = "token"
-
-    def __init__(self, size: str, config: GPTConfig) -> None:
-        self.size = size
-        self.config = config
-        self.items_per_sample = config.context_length
-        self.default_micro_batch = DEFAULT_MICRO_BATCH[size]
+    default_micro_batches = DEFAULT_MICRO_BATCH
 
     def build(self) -> GPT:
         """The module, with values left to `init_parameter_`."""
@@ -148,18 +103,6 @@ class GPTWorkload:
             residual = name.endswith("_output.weight")
             scale = math.sqrt(2 * self.config.num_layers) if residual else 1.0
             tensor.normal_(0.0, INIT_STD / scale, generator=generator)
-
-    def block_names(self, module: nn.Module) -> list[str]:
-        """The transformer blocks, in order."""
-        return [f"blocks.{index}" for index in range(self.config.num_layers)]
-
-    def compiled_names(self, module: nn.Module) -> list[str]:
-        """Embedding, blocks, and norm + output layer + loss: together they are the whole forward pass."""
-        return ["embedding", *self.block_names(module), "head"]
-
-    def no_decay_names(self, module: nn.Module) -> set[str]:
-        """Biases and norm gains; told by name, since a sharded parameter may have lost its shape."""
-        return {name for name, _ in module.named_parameters() if name.endswith(("bias", "norm.weight"))}
 
     def flops_per_sample(self, *, causal: bool = False) -> float:
         """Model FLOPs of forward plus backward; attention counted as full unless `causal` (scalebench.theory.flops)."""
@@ -182,17 +125,3 @@ class GPTWorkload:
     def _shape(self) -> dict[str, int]:
         names = ("num_layers", "hidden_size", "context_length")
         return {name: getattr(self.config, name) for name in names}
-
-    def parameter_count(self) -> int:
-        """Parameters, the tied embedding counted once."""
-        return self.config.parameter_count
-
-    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """`loss` in nats per token, and `perplexity`, its exponential."""
-        return perplexity_of(sums)
-
-    def samples(self, data: str, seed: int) -> SampleSource:
-        """Windows of `context_length` tokens and their successors; `data` is a spec's (scalebench.data)."""
-        return open_tokens(
-            data, seed=seed, context_length=self.config.context_length, vocab_size=self.config.vocab_size
-        )

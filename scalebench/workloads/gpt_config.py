@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from scalebench.errors import UserError
-from scalebench.workloads.config import Config
+from scalebench.workloads.config import CausalConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class GPTConfig(Config):
+class GPTConfig(CausalConfig):
     """The shape of a GPT-2/3 model; the fields are the options of `--set workload.NAME=VALUE`.
 
     Attributes:

@@ -9,7 +9,7 @@ in the batch, by draw. Where it strays from the paper's code: docs/workloads/jit
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,10 @@ from scalebench.data.base import SampleSource
 from scalebench.data.draws import Draws, normals
 from scalebench.data.images import open_images
 from scalebench.strategies.base import Batch, Task
-from scalebench.theory.activations import Saved
 from scalebench.theory.diffusion import jit_flops_per_sample, jit_recomputed_flops_per_sample
 from scalebench.workloads import flow
 from scalebench.workloads.diffusion import (
+    DiffusionWorkload,
     Modulation,
     NoisySamples,
     TimeEmbedding,
@@ -206,17 +206,11 @@ class Times:
         return flow.written((self.mean + self.std * normal).sigmoid())
 
 
-class JiTWorkload:
+class JiTWorkload(DiffusionWorkload[JiTConfig]):
     """A JiT at one size with its options: a scalebench.workloads.base.Workload."""
 
     name = "jit"
-    item = "image"
-    items_per_sample = 1
-
-    def __init__(self, size: str, config: JiTConfig) -> None:
-        self.size = size
-        self.config = config
-        self.default_micro_batch = DEFAULT_MICRO_BATCH[size]
+    default_micro_batches = DEFAULT_MICRO_BATCH
 
     def build(self) -> JiT:
         """The module, with values left to `init_parameter_`."""
@@ -233,19 +227,6 @@ class JiTWorkload:
             tensor.normal_(0.0, INIT_STD, generator=generator)
         else:
             nn.init.xavier_uniform_(tensor, generator=generator)
-
-    def block_names(self, module: nn.Module) -> list[str]:
-        """The transformer blocks, in order."""
-        return [f"blocks.{index}" for index in range(self.config.num_layers)]
-
-    def compiled_names(self, module: nn.Module) -> list[str]:
-        """Embedding, blocks (in two graphs, with and without the class's tokens) and head; noising and the loss stay
-        outside."""
-        return ["embedding", *self.block_names(module), "head"]
-
-    def no_decay_names(self, module: nn.Module) -> set[str]:
-        """Biases and norm gains; told by name, since a sharded parameter may have lost its shape."""
-        return {name for name, _ in module.named_parameters() if name.endswith(("bias", "norm.weight"))}
 
     def flops_per_sample(self, *, causal: bool = False) -> float:
         """Model FLOPs of forward plus backward; every token looks at every other, `causal` or not."""
@@ -266,18 +247,6 @@ class JiTWorkload:
     def _blocks(self) -> dict[str, Any]:
         names = ("tokens_per_block", "hidden_size", "mlp_hidden_size")
         return {name: getattr(self.config, name) for name in names}
-
-    def saved_activations(self) -> Saved | None:
-        """Unknown: what a norm keeps differs between versions of torch, and blocks differ in their tokens."""
-        return None
-
-    def parameter_count(self) -> int:
-        """Trained parameters."""
-        return self.config.parameter_count
-
-    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """`loss`: the mean over the samples."""
-        return {"loss": (sums["loss_sum"].double() / sums["samples"].double()).item()}
 
     def samples(self, data: str, seed: int) -> SampleSource:
         """Labelled images with noise, times and dropped labels by draw; `data` is a spec's (scalebench.data)."""

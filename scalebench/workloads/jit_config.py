@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from scalebench.errors import UserError
-from scalebench.workloads.config import Config
+from scalebench.workloads.config import TransformerConfig
 
 TIME_FEATURES = 256
 """Sines and cosines that a time is embedded from."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class JiTConfig(Config):
+class JiTConfig(TransformerConfig):
     """The shape of a transformer over pixels; the fields are the options of `--set workload.NAME=VALUE`.
 
     Attributes:

@@ -8,18 +8,12 @@ no buffers: engines that cast a whole module to 16 bit would cast rotary frequen
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from scalebench.data.base import SampleSource
-from scalebench.data.tokens import open_tokens
-from scalebench.strategies.base import Batch, Task
-from scalebench.theory.activations import Saved
 from scalebench.theory.flops import attention_flops_per_token
-from scalebench.workloads.decoding import continued, perplexity_of, token_sums
+from scalebench.workloads.decoding import CausalModel, CausalWorkload, Head
 from scalebench.workloads.llama_config import DEFAULT_MICRO_BATCH, LlamaConfig
 
 INIT_STD = 0.02
@@ -95,64 +89,33 @@ class Block(nn.Module):
         return attended.transpose(1, 2).flatten(2)
 
 
-class Head(nn.Module):
-    """Final norm, output layer and loss in one region: (batch, time, hidden) and int64 targets to a scalar."""
-
-    def __init__(self, config: LlamaConfig, tied: Tensor | None) -> None:
-        super().__init__()
-        self.norm = RMSNorm(config.hidden_size)
-        self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size)) if tied is None else tied
-
-    def forward(self, hidden: Tensor, targets: Tensor | None = None) -> Tensor:
-        logits = F.linear(self.norm(hidden), self.weight)
-        if targets is None:
-            return logits
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
-
-
-class Llama(nn.Module):
-    """The model and its loss. `forward` takes a batch of int64 `tokens` and `targets`, each (batch, time)."""
+class Llama(CausalModel):
+    """The model and its loss."""
 
     def __init__(self, config: LlamaConfig) -> None:
-        super().__init__()
-        self.context_length = config.context_length
-        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        super().__init__(config.context_length)
+        vocabulary, width = config.vocab_size, config.hidden_size
+        self.embedding = nn.Embedding(vocabulary, width)
         self.rotation = Rotation(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.head = Head(config, self.embedding.weight if config.tie_embeddings else None)
+        tied = config.tie_embeddings
+        self.head = Head(
+            RMSNorm(width), self.embedding.weight if tied else nn.Parameter(torch.empty(vocabulary, width))
+        )
 
-    def forward(self, batch: Batch, task: Task = "loss") -> Tensor | dict[str, Tensor]:
-        """`loss`: mean cross-entropy over all tokens, an fp32 scalar in nats; `metrics`: its sum and how many tokens
-        there are; `generate`: the continued `tokens` (see `continued`)."""
-        if task == "generate":
-            return continued(self._logits_at, batch["tokens"], batch.get("draws"), self.context_length)
-        targets = batch["targets"]
-        loss: Tensor = self.head(self._hidden(batch["tokens"]), targets)
-        return loss if task == "loss" else token_sums(loss, targets)
-
-    def _hidden(self, tokens: Tensor) -> Tensor:
+    def hidden(self, tokens: Tensor) -> Tensor:
         hidden: Tensor = self.embedding(tokens)
         cosine, sine = self.rotation(tokens)
         for block in self.blocks:
             hidden = block(hidden, cosine, sine)
         return hidden
 
-    def _logits_at(self, tokens: Tensor, place: int) -> Tensor:
-        logits: Tensor = self.head(self._hidden(tokens)[:, place : place + 1])
-        return logits[:, 0]
 
-
-class LlamaWorkload:
+class LlamaWorkload(CausalWorkload[LlamaConfig]):
     """A Llama at one size with its options: a scalebench.workloads.base.Workload."""
 
     name = "llama"
-    item = "token"
-
-    def __init__(self, size: str, config: LlamaConfig) -> None:
-        self.size = size
-        self.config = config
-        self.items_per_sample = config.context_length
-        self.default_micro_batch = DEFAULT_MICRO_BATCH[size]
+    default_micro_batches = DEFAULT_MICRO_BATCH
 
     def build(self) -> Llama:
         """The module, with values left to `init_parameter_`."""
@@ -165,17 +128,9 @@ class LlamaWorkload:
         else:
             tensor.normal_(0.0, INIT_STD, generator=generator)
 
-    def block_names(self, module: nn.Module) -> list[str]:
-        """The transformer blocks, in order."""
-        return [f"blocks.{index}" for index in range(self.config.num_layers)]
-
     def compiled_names(self, module: nn.Module) -> list[str]:
         """Embedding, rotation, blocks, and norm + output layer + loss: together they are the whole forward pass."""
         return ["embedding", "rotation", *self.block_names(module), "head"]
-
-    def no_decay_names(self, module: nn.Module) -> set[str]:
-        """Norm gains."""
-        return {name for name, _ in module.named_parameters() if name.endswith("norm.weight")}
 
     def flops_per_sample(self, *, causal: bool = False) -> float:
         """FLOPs of forward plus backward: PaLM's T (6 N + 12 L d T), N without the embedding that is only looked up.
@@ -196,21 +151,3 @@ class LlamaWorkload:
     def _attention(self, *, causal: bool = False) -> float:
         shape = {name: getattr(self.config, name) for name in ("num_layers", "hidden_size", "context_length")}
         return attention_flops_per_token(**shape, causal=causal)
-
-    def saved_activations(self) -> Saved | None:
-        """No formula is known here."""
-        return None
-
-    def parameter_count(self) -> int:
-        """Parameters, a tied embedding counted once."""
-        return self.config.parameter_count
-
-    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """`loss` in nats per token, and `perplexity`, its exponential."""
-        return perplexity_of(sums)
-
-    def samples(self, data: str, seed: int) -> SampleSource:
-        """Windows of `context_length` tokens and their successors; `data` is a spec's (scalebench.data)."""
-        return open_tokens(
-            data, seed=seed, context_length=self.config.context_length, vocab_size=self.config.vocab_size
-        )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from scalebench.errors import UserError
-from scalebench.workloads.config import Config
+from scalebench.workloads.config import CausalConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class LlamaConfig(Config):
+class LlamaConfig(CausalConfig):
     """The shape of a Llama model; the fields are the options of `--set workload.NAME=VALUE`.
 
     Attributes:

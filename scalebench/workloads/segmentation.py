@@ -16,11 +16,11 @@ from torch.nn import functional as F  # noqa: N812
 from scalebench.data.base import SampleSource
 from scalebench.data.pairs import open_pairs
 from scalebench.strategies.base import Batch, Task
-from scalebench.theory.layers import recomputed_flops, training_flops
-from scalebench.workloads.norms import norm, vector_names
+from scalebench.workloads.frame import Layered
+from scalebench.workloads.norms import norm
 from scalebench.workloads.resnet import Parts, ResNet
 from scalebench.workloads.segmentation_config import DEFAULT_MICRO_BATCH, SegmentationConfig
-from scalebench.workloads.values import ACTIVATIONS, from_bytes, init_layer_
+from scalebench.workloads.values import ACTIVATIONS, from_bytes
 
 IGNORED = 255
 """The class of pixels that count for nothing."""
@@ -104,25 +104,15 @@ class DeepLabV3(nn.Module):
         return torch.bincount(pairs, minlength=self.num_classes**2).view(self.num_classes, self.num_classes)
 
 
-class SegmentationWorkload:
+class SegmentationWorkload(Layered[SegmentationConfig]):
     """A DeepLabV3 at one size with its options: a scalebench.workloads.base.Workload."""
 
     name = "segmentation"
-    item = "image"
-    items_per_sample = 1
-
-    def __init__(self, size: str, config: SegmentationConfig) -> None:
-        self.size = size
-        self.config = config
-        self.default_micro_batch = DEFAULT_MICRO_BATCH[size]
+    default_micro_batches = DEFAULT_MICRO_BATCH
 
     def build(self) -> DeepLabV3:
         """The module, with values left to `init_parameter_`."""
         return DeepLabV3(self.config)
-
-    def init_parameter_(self, name: str, tensor: Tensor, generator: torch.Generator) -> None:
-        """He's start for convolutions; norms start as the identity."""
-        init_layer_(name, tensor, generator)
 
     def block_names(self, module: nn.Module) -> list[str]:
         """The bottlenecks, in order."""
@@ -135,26 +125,6 @@ class SegmentationWorkload:
     def compiled_names(self, module: nn.Module) -> list[str]:
         """The bottlenecks and the head; the first convolution and the loss stay as they are."""
         return [*self.block_names(module), "classifier"]
-
-    def no_decay_names(self, module: nn.Module) -> set[str]:
-        """Biases and norm gains."""
-        return vector_names(module)
-
-    def flops_per_sample(self, *, causal: bool = False) -> float:
-        """Model FLOPs of forward plus backward (scalebench.theory.layers); nothing here is causal."""
-        return training_flops(self.config.layers)
-
-    def recomputed_flops_per_sample(self) -> float:
-        """FLOPs of running each bottleneck's forward pass again."""
-        return recomputed_flops(self.config.layers)
-
-    def saved_activations(self) -> None:
-        """Not known by a formula."""
-        return
-
-    def parameter_count(self) -> int:
-        """Trained parameters; running statistics are buffers."""
-        return self.config.parameter_count
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """`loss` in nats per pixel, `pixel_accuracy`, and `mean_iou`: the mean, over the classes that occur in a mask

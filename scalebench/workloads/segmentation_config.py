@@ -7,8 +7,8 @@ from typing import Literal
 
 from scalebench.errors import UserError
 from scalebench.theory.deeplab import EXPANSION, pyramid_layers, resnet_layers
-from scalebench.theory.layers import Layer, parameters
-from scalebench.workloads.config import Config
+from scalebench.theory.layers import Layer
+from scalebench.workloads.config import LayeredConfig
 
 Norm = Literal["group", "batch", "sync_batch"]
 Activation = Literal["relu", "silu"]
@@ -18,7 +18,7 @@ REACH = 96
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentationConfig(Config):
+class SegmentationConfig(LayeredConfig):
     """The shape of a DeepLabV3 on a ResNet; the fields are the options of `--set workload.NAME=VALUE`.
 
     Attributes:
@@ -103,11 +103,6 @@ class SegmentationConfig(Config):
         side = self.image_size // self.output_stride
         backbone = resnet_layers(self.stage_blocks, self.width, self.image_size, self.output_stride)
         return [*backbone, *pyramid_layers(self.features, self.aspp_channels, self.num_classes, side)]
-
-    @property
-    def parameter_count(self) -> int:
-        """Weights, the classifier's biases, and gain and bias of each norm; running statistics are no parameters."""
-        return parameters(self.layers)
 
 
 SIZES: dict[str, SegmentationConfig] = {

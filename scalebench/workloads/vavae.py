@@ -18,9 +18,8 @@ from scalebench.data.base import SampleSource
 from scalebench.data.draws import Draws, normals
 from scalebench.data.images import open_images
 from scalebench.strategies.base import Batch, Task
-from scalebench.theory.layers import recomputed_flops, training_flops
-from scalebench.workloads.norms import vector_names
-from scalebench.workloads.values import from_bytes, init_layer_, to_bytes
+from scalebench.workloads.frame import Layered
+from scalebench.workloads.values import from_bytes, to_bytes
 from scalebench.workloads.vavae_config import DEFAULT_MICRO_BATCH, VAVAEConfig
 
 EPS = 1e-6
@@ -284,25 +283,16 @@ class NoisyImages:
         return batch
 
 
-class VAVAEWorkload:
+class VAVAEWorkload(Layered[VAVAEConfig]):
     """An autoencoder at one size with its options: a scalebench.workloads.base.Workload."""
 
     name = "vavae"
-    item = "image"
-    items_per_sample = 1
-
-    def __init__(self, size: str, config: VAVAEConfig) -> None:
-        self.size = size
-        self.config = config
-        self.default_micro_batch = DEFAULT_MICRO_BATCH[size]
+    default_micro_batches = DEFAULT_MICRO_BATCH
+    start_gain = GAIN
 
     def build(self) -> VAVAE:
         """The module, with values left to `init_parameter_`."""
         return VAVAE(self.config)
-
-    def init_parameter_(self, name: str, tensor: Tensor, generator: torch.Generator) -> None:
-        """The deviation of torch's own start for weights, biases 0, norms the identity."""
-        init_layer_(name, tensor, generator, GAIN)
 
     def block_names(self, module: nn.Module) -> list[str]:
         """Residual and attention blocks of encoder and decoder."""
@@ -313,26 +303,6 @@ class VAVAEWorkload:
         resamples = [n for n, child in module.named_modules() if isinstance(child, Downsample | Upsample)]
         ends = [f"{coder}.{conv}" for coder in ("encoder", "decoder") for conv in ("conv_in", "conv_out")]
         return [*self.block_names(module), *resamples, *ends, "quant_conv", "post_quant_conv"]
-
-    def no_decay_names(self, module: nn.Module) -> set[str]:
-        """Biases and norm gains."""
-        return vector_names(module)
-
-    def flops_per_sample(self, *, causal: bool = False) -> float:
-        """Model FLOPs of forward plus backward (scalebench.theory.layers); nothing here is causal."""
-        return training_flops(self.config.layers)
-
-    def recomputed_flops_per_sample(self) -> float:
-        """FLOPs of running each block's forward pass again, but for its last convolution."""
-        return recomputed_flops(self.config.layers)
-
-    def saved_activations(self) -> None:
-        """Not known by a formula."""
-        return
-
-    def parameter_count(self) -> int:
-        """Weights and biases of all layers, gains and biases of the norms."""
-        return self.config.parameter_count
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """Means over images, reconstructed from the posterior's mean: `loss`, `l1` (of pixels from -1 to 1), `kl` in

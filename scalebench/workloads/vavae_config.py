@@ -8,12 +8,12 @@ from typing import Literal
 
 from scalebench.errors import UserError
 from scalebench.theory.autoencoder import AutoencoderShape
-from scalebench.theory.layers import Layer, parameters
-from scalebench.workloads.config import Config
+from scalebench.theory.layers import Layer
+from scalebench.workloads.config import LayeredConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class VAVAEConfig(Config):
+class VAVAEConfig(LayeredConfig):
     """The shape of a convolutional KL autoencoder; the fields are the options of `--set workload.NAME=VALUE`.
 
     Attributes:
@@ -102,11 +102,6 @@ class VAVAEConfig(Config):
     def latent_size(self) -> int:
         """Pixels along a side of the latents."""
         return self.shape.latent_size
-
-    @property
-    def parameter_count(self) -> int:
-        """Weights and biases of all layers, gain and bias of each norm."""
-        return parameters(self.layers)
 
 
 SIZES: dict[str, VAVAEConfig] = {

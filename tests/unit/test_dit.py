@@ -1,6 +1,7 @@
 """The dit workload against published figures, a plain reference implementation, and its contract."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ from scalebench import workloads
 from scalebench.data.draws import normals
 from scalebench.errors import UserError
 from scalebench.strategies.config import TrainConfig
-from scalebench.strategies.construct import build_on_meta, materialise_
+from scalebench.strategies.construct import build_on_meta
 from scalebench.workloads import ddpm
 from scalebench.workloads.diffusion import grid_sinusoids, sinusoids, to_patches
+from tests.unit.diffusion_models import batch_of, built, moved
 
 # Peebles & Xie 2023, table 4: millions of parameters and Gflops (multiply-adds of one forward pass) at 256 pixels.
 PUBLISHED = {
@@ -22,26 +24,7 @@ PUBLISHED = {
     "xl/8": (676, 7.39), "xl/4": (675, 29.05), "xl/2": (675, 118.64),
 }  # fmt: skip
 
-
-def dit(config=None, **options):
-    """A small model with its start values on the CPU, and its workload."""
-    workload = workloads.create("dit", "tiny", options)
-    config = config or TrainConfig()
-    module = build_on_meta(workload, config)
-    materialise_(module, workload, config, torch.device("cpu"))
-    return workload, module
-
-
-def moved(module):
-    """`module` away from its start values, whose zeros hide all else."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return module
-
-
-def batch_of(workload, samples=3):
-    return workload.samples("synthetic", 0).__getitems__(range(samples))
+dit = partial(built, "dit")
 
 
 def reference_output(state, latents, timesteps, labels, config):
@@ -157,57 +140,6 @@ def test_start_values_are_the_papers():
             bound = math.sqrt(6 / sum(value.shape))
             assert value.abs().max() <= bound, name
             assert value.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05), name
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16-true"])
-def test_loss_is_fp32_whatever_computes_it(precision):
-    torch.manual_seed(0)
-    workload, module = dit(TrainConfig(precision=precision), num_register_tokens=2)
-    moved(module)
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        loss = module(batch_of(workload))
-    torch.manual_seed(0)
-    exact = moved(dit(num_register_tokens=2)[1])(batch_of(workload))
-    assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(exact.item(), rel=0.05)
-
-
-def test_metrics_add_up_to_the_loss():
-    workload, module = dit()
-    moved(module)
-    parts = [module(batch_of(workload, samples), "metrics") for samples in (2, 3)]
-    sums = {name: sum(part[name] for part in parts) for name in parts[0]}
-    mean = (2 * module(batch_of(workload, 2)) + 3 * module(batch_of(workload, 3))) / 5
-    assert workload.metrics(sums) == {"loss": pytest.approx(mean.item())}
-    assert sums["samples"] == 5
-
-
-def test_samples_depend_on_their_noise_and_label_alone():
-    workload, module = dit(sampling_steps=3)
-    moved(module)
-    batch = batch_of(workload)
-    with torch.no_grad():
-        together = module(batch, "generate")
-        alone = module({name: value[1:2] for name, value in batch.items()}, "generate")
-        batch["labels"] = (batch["labels"] + 1) % 10
-        others = module(batch, "generate")
-    assert together.shape == batch["latents"].shape
-    torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(together, others)
-
-
-def test_no_decay_is_every_vector():
-    workload, module = dit(num_register_tokens=2)
-    vectors = {name for name, parameter in module.named_parameters() if parameter.ndim < 2}
-    assert workload.no_decay_names(module) == vectors
-
-
-def test_named_regions_hold_every_parameter_once():
-    workload, module = dit(num_register_tokens=2)
-    regions = [module.get_submodule(name) for name in workload.compiled_names(module)]
-    held = [id(parameter) for region in regions for parameter in region.parameters()]
-    assert sorted(held) == sorted(id(parameter) for parameter in module.parameters())
-    assert [module.get_submodule(name) for name in workload.block_names(module)] == list(module.blocks)
 
 
 def test_each_region_is_one_graph_and_all_blocks_share_theirs():

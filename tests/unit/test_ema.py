@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,6 +63,18 @@ def test_small_changes_of_16_bit_values_are_not_rounded_away() -> None:
         assert parameter.item() == 1.0078125
     expected = 1.0078125 - 0.0078125 * 0.999**2000
     assert average.shares[0].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_16_bit_parameters_averages_are_saved_as_they_are(tmp_path: Path) -> None:
+    config = toy_config("adamw", precision="bf16-true", ema_decay=DECAY)
+    step, other = prepare("single", config, TOY), prepare("single", config, TOY)
+    for index in range(3):
+        step(TOY.share(index, 0, 2))
+    step.save(tmp_path / "state")
+    other.load(tmp_path / "state")
+    for mine, loaded in zip(step._average.shares, other._average.shares, strict=True):
+        assert torch.equal(mine, loaded)
+        assert not torch.equal(mine, mine.bfloat16().float())
 
 
 def test_without_a_decay_there_is_no_average_to_look_at() -> None:

@@ -220,7 +220,7 @@ def test_drawn_continuations_follow_the_models_distribution():
         for parameter in module.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.5)
         prompt = torch.full((4000, 1), 3)
-        logits = module.head(module._hidden(prompt[:1]))[0, 0]
+        logits = module.head(module.hidden(prompt[:1]))[0, 0]
         draws = torch.arange(4000).unsqueeze(1).expand(-1, 2) * (2**24 // 4000)
         drawn = module({"tokens": prompt, "draws": draws}, "generate")[:, 1]
     shares = torch.bincount(drawn, minlength=8) / 4000

@@ -10,6 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 
 import scalebench.data
 from scalebench import data
+from scalebench.data import images
 from scalebench.data.images import open_images
 from scalebench.data.pairs import open_pairs
 from scalebench.data.pixels import why_unreadable
@@ -97,13 +98,25 @@ def test_chosen_extensions_alone_are_read(tmp_path):
     assert len(opened(tmp_path / "set", "?ext=png,BMP")) == 2
 
 
-def test_the_hash_follows_names_and_sizes_and_not_the_place(tmp_path):
+def test_the_hash_follows_names_and_contents_and_not_the_place(tmp_path):
     pixels = noise(8, 8, 3)
-    for folder in ("one", "two", "three"):
-        save(tmp_path / folder / "x.png", pixels)
-    save(tmp_path / "three" / "y.png", pixels)
-    one, two, three = (opened(tmp_path / folder).sha256 for folder in ("one", "two", "three"))
-    assert one == two != three
+    for folder in ("one", "two", "three", "four"):
+        save(tmp_path / folder / "x.bmp", pixels)
+    save(tmp_path / "three" / "y.bmp", pixels)
+    save(tmp_path / "four" / "x.bmp", 255 - pixels)
+    assert len({(tmp_path / folder / "x.bmp").stat().st_size for folder in ("one", "four")}) == 1
+    one, two, three, four = (opened(tmp_path / folder).sha256 for folder in ("one", "two", "three", "four"))
+    assert one == two
+    assert len({one, three, four}) == 3
+
+
+def test_of_a_large_set_files_spread_evenly_over_it_are_hashed(tmp_path, monkeypatch):
+    for index in range(6):
+        save(tmp_path / "set" / f"{index}.bmp", noise(8, 8, 3))
+    monkeypatch.setattr(images, "HASHED_BYTES", 2 * (tmp_path / "set" / "0.bmp").stat().st_size)
+    whole = opened(tmp_path / "set").sha256
+    save(tmp_path / "set" / "3.bmp", 255 - noise(8, 8, 3))
+    assert opened(tmp_path / "set").sha256 != whole
 
 
 @pytest.fixture

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from scalebench import adapters
+from scalebench.cli.recipes import schedule
 from scalebench.errors import UserError
 from scalebench.harness.loading import at_rates
 from scalebench.recipe import Recipe
+from scalebench.training.learning_rate import learning_rates
 from scalebench.training.parts import parts
 from tests.unit.factory import make_spec
 
@@ -74,6 +76,19 @@ def test_the_steps_of_a_run_get_their_rates() -> None:
     batches: Any = iter([["a"], ["b"], ["c"]])
     assert list(at_rates(batches, step, adapters.create(LIT, {}, seed=8), spec, 205)) == [["a"], ["b"], ["c"]]
     assert step.rates == pytest.approx([0.05, 0.1, 0.15])
+
+
+def test_a_training_follows_the_scheduler_wherever_it_goes_on_unless_another_is_asked_for() -> None:
+    spec = make_spec(workload=LIT, data="own", size="own", optimizer={"learning_rate": 0.1})
+    assert (schedule(spec, {}), schedule(spec, {"schedule": "cosine"})) == ("model", "cosine")
+    recipe = Recipe(steps=12, steps_per_epoch=5, val_every=5, base_learning_rate=0.1, schedule="model")
+    for first in (0, 7):
+        rates = learning_rates(recipe, 0.1, adapters.create(LIT, {}, seed=9 + first).rates, first)
+        assert [next(rates) for _ in range(5)] == pytest.approx([0.01 * min(10, first + n) for n in range(1, 6)])
+    with pytest.raises(UserError, match="--warmup-steps does not go with the scheduler"):
+        schedule(spec, {"warmup_steps": 3})
+    with pytest.raises(UserError, match="brings no scheduler along"):
+        schedule(make_spec(), {"schedule": "model"})
 
 
 def test_a_scheduler_by_the_epoch(tmp_path: Path) -> None:

@@ -124,6 +124,16 @@ def test_without_parity_records_the_report_says_na(tmp_path: Path) -> None:
     assert "Parity: n/a" in write_report(records, tmp_path).read_text()
 
 
+def test_how_many_unreadable_files_were_left_out_is_told(tmp_path: Path) -> None:
+    record = make_record()
+    assert record.workload is not None
+    name = "images:/pictures (3 of 20 unreadable, left out)"
+    workload = record.workload.model_copy(update={"data_name": name})
+    text = write_report([make_record(workload=workload)], tmp_path).read_text()
+    assert f"Data: {name}." in text
+    assert "Data:" not in write_report([make_record()], tmp_path).read_text()
+
+
 def test_environments_that_differ_are_shown_side_by_side(tmp_path: Path) -> None:
     other = make_record(make_spec(), environment=ENVIRONMENT | {"torch": "2.11.0"})
     text = write_report([*sweep(), other], tmp_path).read_text()
