@@ -28,7 +28,7 @@ def command(*words: str) -> subprocess.CompletedProcess[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=600,
         check=False,
     )
 
@@ -56,6 +56,7 @@ def test_cells_run_and_the_one_without_memory_is_followed_by_a_clean_one(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # a dozen interpreters one after another
 def test_the_other_parts(tmp_path: Path) -> None:
     for part in ("A", "B"):
         carried_out(part, tmp_path)

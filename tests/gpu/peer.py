@@ -14,6 +14,9 @@ from typing import Any
 
 import click
 import torch
+from torch import Tensor
+
+from scalebench.meters.clock import clock_for
 
 WARM_UP, STEPS = 10, 30
 MICRO_BATCHES = (16, 32)
@@ -32,25 +35,34 @@ def load(path: Path) -> Any:
     return module
 
 
-def tokens_per_second(nanogpt: Any, micro_batch: int, device: torch.device, shape: dict[str, Any]) -> float:
-    """Throughput over `STEPS` steps between two events."""
+def tokens_per_second(
+    nanogpt: Any, micro_batch: int, device: torch.device, shape: dict[str, Any], *, compiled: bool = True
+) -> float:
+    """Throughput over `STEPS` steps, from the end of the warm-up to the end of the last one on the device."""
     model = nanogpt.GPT(nanogpt.GPTConfig(**shape)).to(device)
     optimizer = model.configure_optimizers(0.1, 3e-4, (0.9, 0.95), device.type)
-    compiled = torch.compile(model)
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    for index in range(WARM_UP + STEPS):
-        if index == WARM_UP:
-            begin.record()
-        tokens = torch.randint(shape["vocab_size"], (micro_batch, shape["block_size"] + 1), device=device)
-        with torch.autocast(device.type, torch.bfloat16):
-            _, loss = compiled(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    end.record()
-    end.synchronize()
-    return STEPS * micro_batch * shape["block_size"] / begin.elapsed_time(end) * 1e3
+    forward, clock = torch.compile(model) if compiled else model, clock_for(device, run_ahead=None)
+    for _ in range(WARM_UP):
+        train(model, forward, optimizer, random_tokens(micro_batch, device, shape))
+    began = clock.start()
+    for _ in range(STEPS):
+        train(model, forward, optimizer, random_tokens(micro_batch, device, shape))
+    clock.mark()
+    return STEPS * micro_batch * int(shape["block_size"]) / (clock.read_ns()[-1] - began) * 1e9
+
+
+def random_tokens(micro_batch: int, device: torch.device, shape: dict[str, Any]) -> Tensor:
+    return torch.randint(shape["vocab_size"], (micro_batch, shape["block_size"] + 1), device=device)
+
+
+def train(model: Any, forward: Any, optimizer: torch.optim.Optimizer, tokens: Tensor) -> None:
+    """One step as nanoGPT's train.py makes it."""
+    with torch.autocast(tokens.device.type, torch.bfloat16):
+        _, loss = forward(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 @click.command()
