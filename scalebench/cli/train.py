@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -207,8 +208,8 @@ def carry_out(
     with attended(folder, recipe, board, first), tracked(trackers, spec, recipe, first, tell) as relay:
         done = trained(run, request, board, relay.feed if relay else None)
         assert done is not None, "who speaks has the record"
-        tell(ended(relay, trackers, done[0]))
-    return shown(*done, folder, json_lines)
+        places = ended(relay, trackers, done[0])
+    return shown(*done, folder, json_lines, places)
 
 
 def staging_of(spec: RunSpec, recipe: Recipe, flags: Mapping[str, Any]) -> str | None:
@@ -251,16 +252,19 @@ def trained(run: PlannedRun, request: Request, board: Board, feed: Feed | None =
         raise SystemExit(EXIT_CELL_NOT_OK) from None
 
 
-def shown(record: Record, path: Path, folder: Path, json_lines: bool) -> int:
-    """Tell what came of it; returns the exit code."""
+def shown(record: Record, path: Path, folder: Path, json_lines: bool, places: Sequence[str]) -> int:
+    """Tell what came of it, and in which `places` trackers have it; returns the exit code."""
     for line in [record.model_dump_json()] if json_lines else result_lines(record, path):
         click.echo(line)
-    tell([*problems([(record, path)]), *way_on(record, folder)])
+    tell([*places, *problems([(record, path)]), *way_on(record, folder)])
     return exit_code([record])
 
 
 def way_on(record: Record, folder: Path) -> list[str]:
     """How to go on after a training that has not ended well."""
+    losses = record.ranks[0].losses if record.ranks else []
+    if record.status == "ok" and losses and math.isnan(losses[-1]) and not record.spec.detect_anomaly:
+        return ["its loss has become nan; --detect-anomaly ends a training at the first one, and says where it began."]
     if record.status == "ok" or not checkpoints_in(folder):
         return []
     return [f"what it had saved is whole; go on with: scalebench train --resume {folder}"]

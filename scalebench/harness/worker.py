@@ -14,6 +14,7 @@ import torch.distributed as dist
 from scalebench import adapters, compat, strategies, workloads
 from scalebench.errors import UnsupportedError
 from scalebench.harness import parity
+from scalebench.harness.anomaly import placed_anomalies
 from scalebench.harness.diagnosis import Diagnosis, diagnose
 from scalebench.harness.job import Job, Report
 from scalebench.harness.loading import at_rates, loader_of, with_loader_rates
@@ -54,7 +55,8 @@ def work(job: Job, *, gather: bool = False, perform: Perform | None = None) -> l
         raise UnsupportedError(reason)
     stages = Stages(job.launched_ns or started_ns)
     stages.end("process")
-    with process_group(spec, place, job.folder, needed=strategy.needs_process_group):
+    group = process_group(spec, place, job.folder, needed=strategy.needs_process_group)
+    with group, placed_anomalies(spec.detect_anomaly):
         stages.end("process_group")
         report = (perform or run_or_compare)(job, strategy, place, phase, stages)
         return gathered(report, place) if gather else [report]

@@ -44,7 +44,7 @@ class Relay:
             self._pass_on("checkpoint", checkpoint)
         for tracker in self._trackers:
             tracker.end(status, PATIENCE_WITH_CHECKPOINTS_SECONDS if checkpoints else PATIENCE_SECONDS)
-        return [f"{tracker.name}: {tracker.said}" for tracker in self._trackers if tracker.said]
+        return [f"tracker {tracker.name}: {tracker.said}" for tracker in self._trackers if tracker.said]
 
     def _receive(self) -> None:
         with system_figures() as figures:

@@ -23,7 +23,7 @@ class Wandb:
 
     def __init__(self, run: Run) -> None:
         self._offline = os.environ.get("WANDB_MODE", "offline") != "online"
-        if not self._offline and wandb.api.api_key is None:
+        if not self._offline and not wandb.login(prompt=False):
             raise RuntimeError("W&B has no API key: type `wandb login`, or leave WANDB_MODE=online out")
         options, again = run.options, bool(run.first_step) and self._offline
         (run.folder / "wandb").mkdir(parents=True, exist_ok=True)
