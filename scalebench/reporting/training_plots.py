@@ -20,6 +20,8 @@ from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 from .text import plural
 
 LOSS = "loss"
+LOG_FROM = 20.0
+"""As many times as large as the smallest value is the largest where the scale is logarithmic."""
 COLOURS = (VERMILION, BLUE, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY)
 MARKERS = "os^vDXP*"
 
@@ -46,6 +48,8 @@ def curves(title: str, family: Sequence[Training]) -> Figure | None:
     plot, axes = titled_canvas(["Training", title], len(names), sharey=False)
     for axis, name in zip(axes, names, strict=True):
         _draw(axis, name, family)
+        if spread_out(axis):
+            axis.set_yscale("log")
         axis.set_title(name)
         axis.set_xlabel("samples trained on")
     legend(plot, axes)
@@ -64,6 +68,13 @@ def followed(family: Sequence[Training]) -> list[str]:
         )
     ]
     return list(dict.fromkeys(name for name in asked if name))
+
+
+def spread_out(axis: Axes) -> bool:
+    """Whether its values are positive and so far apart that on a straight scale most would lie on its edge."""
+    values = [float(value) for line in axis.lines for value in line.get_ydata()]  # type: ignore[union-attr]
+    known = [value for value in values if value == value]
+    return bool(known) and min(known) > 0 and max(known) > LOG_FROM * min(known)
 
 
 def _draw(axis: Axes, name: str, family: Sequence[Training]) -> None:

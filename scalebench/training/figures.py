@@ -6,7 +6,7 @@ import torch
 
 from scalebench.harness.loop import Timeline
 from scalebench.meters.memory import resident_bytes
-from scalebench.records.training import Evaluation, Save
+from scalebench.records.training import Evaluation, Save, Test
 
 
 def figures_of_steps(
@@ -35,6 +35,11 @@ def figures_of_process(device: torch.device) -> dict[str, float]:
 def figures_of_validation(evaluation: Evaluation) -> dict[str, float]:
     """Its metrics, and for how many seconds training stood still."""
     return {f"val/{name}": value for name, value in evaluation.metrics.items()} | {"val/seconds": evaluation.seconds}
+
+
+def figures_of_test(test: Test) -> dict[str, float]:
+    """The best checkpoint's metrics on the data held out for it."""
+    return {f"test/{name}": value for name, value in test.metrics.items()}
 
 
 def figures_of_checkpoint(save: Save) -> dict[str, float]:

@@ -23,6 +23,7 @@ from scalebench.trackers.feed import Feed
 from scalebench.training.board import Board
 from scalebench.training.callbacks import Callbacks
 from scalebench.training.checkpoints import Checkpoints
+from scalebench.training.figures import figures_of_test
 from scalebench.training.manifest import read_manifest
 from scalebench.training.parts import parts
 from scalebench.training.pictures import Sheets
@@ -55,6 +56,8 @@ def perform(job: Job, strategy: Strategy, place: Place, phase: Phase, stages: St
     """Train, and report as a run does, with what the training went through."""
     with own_sampler(job, place) as sampler:
         report = tested(train(job, strategy, place, phase, stages), job, strategy, place, phase)
+    if place.rank == 0 and isinstance(job, TrainJob) and job.feed and report.training and report.training.test:
+        job.feed.scalars(figures_of_test(report.training.test), report.training.evaluations[-1].step)
     return report.with_sensors(sampler.facts())
 
 

@@ -55,12 +55,27 @@ def shown(folder: Path) -> str:
     return text
 
 
-def test_jit_learns_and_its_samples_are_in_the_report(tmp_path: Path) -> None:
+def test_jit_learns_and_its_samples_are_in_the_report_and_in_a_tracker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("sklearn")
-    record = learned(tmp_path, spec_of("jit", "digits"), 30)
-    assert facts(record).ended == "steps"
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.chdir(tmp_path)
+    asked = (
+        "train --strategy ddp --gpus 2 --device cpu --precision fp32 --workload jit --data digits --micro-batch 16 "
+        "--steps 30 --lr 0.002 --val-every 15 --limit-val-batches 4 --samples 4 --test --checkpoint-contents weights "
+        "--tracker tensorboard --set tracker.dir=logs"
+    )
+    assert main.exit_code(asked.split()) == 0
+    (record,) = load_records(tmp_path / "results").records
     assert fallen(record) < 0.7
     assert [f"{LOOKED_AT} samples after {step} steps: jit tiny" in shown(tmp_path) for step in (15, 30)] == [True, True]
+    (events,) = (tmp_path / "logs" / "tensorboard").iterdir()
+    found = accumulator.EventAccumulator(str(events)).Reload()
+    assert {event.step for name in found.Tags()["images"] for event in found.Images(name)} == {15, 30}
+    test = facts(record).test
+    assert test is not None
+    assert [event.value for event in found.Scalars("test/loss")] == pytest.approx([test.metrics["loss"]])
 
 
 @pytest.mark.slow
