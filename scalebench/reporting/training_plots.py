@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -72,9 +73,9 @@ def followed(family: Sequence[Training]) -> list[str]:
 
 def spread_out(axis: Axes) -> bool:
     """Whether its values are positive and so far apart that on a straight scale most would lie on its edge."""
-    values = [float(value) for line in axis.lines for value in line.get_ydata()]  # type: ignore[union-attr]
-    known = [value for value in values if value == value]
-    return bool(known) and min(known) > 0 and max(known) > LOG_FROM * min(known)
+    values = np.concatenate([np.empty(0), *(np.asarray(line.get_ydata(), dtype=float) for line in axis.lines)])
+    known = values[~np.isnan(values)]
+    return bool(known.size and known.min() > 0 and known.max() > LOG_FROM * known.min())
 
 
 def _draw(axis: Axes, name: str, family: Sequence[Training]) -> None:

@@ -28,7 +28,9 @@ from scalebench.recipe import Recipe, Training
 from scalebench.records.record import Record
 from scalebench.records.store import load_records
 from scalebench.records.training import Evaluation
+from scalebench.reporting.text import with_interval
 from scalebench.spec import PlannedRun, RunSpec
+from scalebench.stats.intervals import Estimate, geometric_mean
 from scalebench.strategies.config import OptimizerConfig
 from scalebench.training import session
 from scalebench.training.board import Board
@@ -84,8 +86,8 @@ def known(results: Path) -> list[Record]:
     return [record for record in found if record.kind == "train" and record.status == "ok"]
 
 
-def row(ranks: int, rule: str, records: Sequence[Record]) -> list[str]:
-    """One cell over its seeds."""
+def row(ranks: int, rule: str, records: Sequence[Record], one_rank: Sequence[Record]) -> list[str]:
+    """One cell over its seeds, beside one rank of the same seeds: they start alike and validate on the same samples."""
     spec, last = records[0].spec, [evaluations(record)[-1].metrics for record in records]
     reached = [samples for record in records if (samples := samples_to_target(record)) is not None]
     return [
@@ -95,9 +97,18 @@ def row(ranks: int, rule: str, records: Sequence[Record]) -> list[str]:
         f"{spec.optimizer.learning_rate:.3g}",
         with_spread([100 * metrics["accuracy"] for metrics in last], 2),
         with_spread([metrics["loss"] for metrics in last], 3),
+        with_interval(loss_ratio(records, one_rank), "{:.2f}".format),
         with_spread(reached, 0) if reached else "n/a",
         f"{len(reached)} of {len(records)}",
     ]
+
+
+def loss_ratio(records: Sequence[Record], others: Sequence[Record]) -> Estimate | None:
+    """Geometric mean, over the seeds that both have, of the ratio of their last losses; None without any."""
+    beside = {record.spec.seed: evaluations(record)[-1].metrics["loss"] for record in others}
+    pairs = [(evaluations(record)[-1].metrics["loss"], beside.get(record.spec.seed)) for record in records]
+    ratios = [loss / other for loss, other in pairs if other]
+    return geometric_mean(ratios) if ratios and records is not others else None
 
 
 def evaluations(record: Record) -> list[Evaluation]:
@@ -125,9 +136,11 @@ def table(records: Sequence[Record]) -> str:
     for record in records:
         assert record.recipe is not None
         found.setdefault((record.spec.world_size, record.recipe.rule), []).append(record)
-    heads = ["ranks", "rule", "batch", "learning rate", "accuracy, %", "loss", f"samples to {TARGET:.0%}", "reached by"]
+    heads = ["ranks", "rule", "batch", "learning rate", "accuracy, %", "loss", "loss / 1 rank's"]
+    heads += [f"samples to {TARGET:.0%}", "reached by"]
     ordered = sorted(found, key=lambda cell: (cell[0], RULES.index(cell[1])))
-    return markdown(heads, [row(*cell, found[cell]) for cell in ordered])
+    one_rank = found.get((1, "none"), [])
+    return markdown(heads, [row(*cell, found[cell], one_rank) for cell in ordered])
 
 
 @click.command(help=__doc__)
