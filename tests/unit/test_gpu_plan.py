@@ -32,6 +32,7 @@ from tests.gpu.plan import (
 )
 
 H200 = Machine(device="cuda", gpu_count=1, cores=16, bf16_native=True, gpu_names=("NVIDIA H200",))
+ROOT = Path(__file__).parents[2]
 MEMORY_BYTES = 141e9
 HEADROOM = 0.9
 
@@ -43,6 +44,7 @@ def occur_together(found: list[Cell], first: tuple[str, str], second: tuple[str,
 def test_every_feasible_pair_of_values_is_covered_by_about_sixty_cells() -> None:
     everything, chosen = feasible_cells(AXES, worth_a_run), list(cells())
     assert 50 <= len(chosen) <= 70
+    assert f"| {len(chosen)} cells:" in (ROOT / "docs" / "gpu.md").read_text()
     for one, other in itertools.combinations(AXES, 2):
         for values in itertools.product(AXES[one], AXES[other]):
             first, second = (one, values[0]), (other, values[1])
