@@ -83,15 +83,20 @@ def materialise_(
     """Give a module's meta tensors memory, in the precision's parameter dtype, and start values. No communication.
 
     Of a DTensor only the local shard is allocated, and one whole parameter at a time is drawn to fill it. Values are
-    drawn on `device`, since random streams differ between devices, and kept there, or on the CPU with `offload`.
+    drawn on `device`, since random streams differ between devices, and kept there; with `offload` what is sharded is
+    kept on the CPU. Buffers, which no backend moves, stay where the model computes.
 
     Args:
         prefix: what stands before the names of `module`'s parameters in the whole unwrapped module.
     """
     dtype = parameter_dtype(config)
-    home = torch.device("cpu") if offload else device
     names = [name for name, _ in _meta(named_state(module))]
-    allocate_(module, lambda old: torch.empty_like(old, dtype=stored_dtype(old, dtype), device=home))
+
+    def empty(old: Tensor) -> Tensor:
+        home = torch.device("cpu") if offload and isinstance(old, DTensor) else device
+        return torch.empty_like(old, dtype=stored_dtype(old, dtype), device=home)
+
+    allocate_(module, empty)
     state = dict(named_state(module))
     with torch.no_grad():
         for name in names:

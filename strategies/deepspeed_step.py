@@ -93,9 +93,8 @@ class DeepSpeedStep(TrainStep):
 
     def grad_norm(self) -> Tensor | None:
         norm = self._engine.get_global_grad_norm()
-        if norm is None:
-            return None
-        return torch.as_tensor(norm, dtype=torch.float32, device=self._device).reshape(())
+        # A number stays on the CPU: to put it on a GPU would be to wait for it.
+        return None if norm is None else torch.as_tensor(norm, dtype=torch.float32).reshape(())
 
     def skipped_steps(self) -> int:
         return self._scaler.skipped_steps() if self._scaler else int(self._engine.skipped_steps)

@@ -1,6 +1,7 @@
 """Make `tests` importable by name, in the processes that tests start too: `from tests.distributed.ranks import …`."""
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -23,5 +24,5 @@ settings.load_profile("scalebench")
 
 def pytest_configure(config: pytest.Config) -> None:
     """What is not about GPUs is the same test where there are some: only `pytest -m gpu` sees them."""
-    if config.option.markexpr != "gpu":
+    if not re.search(r"(?<!not )\bgpu\b", config.option.markexpr):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -40,9 +40,18 @@ def is_one(kind: str, message: str) -> bool:
 def of_message(message: str) -> ShortageFacts:
     """What `message`, raised in this process just now, says; what it leaves out is looked up for a CPU."""
     said = {name: _size(message, wordings) for name, wordings in WORDINGS.items()}
+    allowed = _size(message, (rf"{SIZE} allowed;",))
+    if allowed is not None:
+        said |= within(allowed, message)
     if said["limit"] is None:
         said |= room()
     return ShortageFacts(**said)
+
+
+def within(allowed: int, message: str) -> dict[str, int | None]:
+    """What there was where a process may have only `allowed` bytes of the GPU, whatever else of it is free."""
+    parts = (_size(message, (wording,)) for wording in (rf"Of the allocated memory {SIZE}", rf"and {SIZE} is reserved"))
+    return {"limit": allowed, "free": max(0, allowed - sum(filter(None, parts)))}
 
 
 def of_kill(held: int | None) -> ShortageFacts:

@@ -6,13 +6,14 @@ all-reduce. Times are those of NCCL's kernels on a GPU, and on a CPU those in wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 import torch
 import torch.distributed as dist
 from torch._C._autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
 from scalebench.meters.observer import Issued, StepObserver, collective_kind
@@ -120,11 +121,19 @@ def profiled(step: TrainStep, micro_batches: Sequence[Batch], device: torch.devi
             step(micro_batches)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-    events = [(event.name, interval_of(event), event.device_type) for event in profiler.events() or []]
+    events = list(what_ran(profiler.events() or []))
     return cuda_trace(events) if device.type == "cuda" else cpu_trace(events)
 
 
 Event = tuple[str, Interval, DeviceType]
+
+
+def what_ran(events: Iterable[FunctionEvent]) -> Iterator[Event]:
+    """Names, intervals and devices of what a profiler saw, but for ranges of the host that it repeats on a GPU: from
+    the first to the last kernel that each started, whatever ran or idled in between."""
+    for event in events:
+        if event.device_type == DeviceType.CPU or not event.is_user_annotation:
+            yield event.name, interval_of(event), event.device_type
 
 
 def cuda_trace(events: Sequence[Event]) -> Trace:
@@ -161,7 +170,7 @@ def c10d_kind(operator: str) -> str | None:
     return collective_kind(name) if namespace == "c10d" else None
 
 
-def interval_of(event: torch.autograd.profiler_util.FunctionEvent) -> Interval:
+def interval_of(event: FunctionEvent) -> Interval:
     """When an event was, in microseconds."""
     return event.time_range.start, event.time_range.end
 

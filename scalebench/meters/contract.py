@@ -31,6 +31,9 @@ OPTIMIZERS = {"adamw": "AdamW(fused)", "sgd": "SGD(foreach)"}
 COMPRESSING_OPTIONS = {"gradient_compression", "config"}
 """Options of strategies by which a person may ask for gradients of another dtype between ranks."""
 
+FEW_SAMPLES = 2
+"""As few as a norm over the batch takes."""
+
 GLOO_NOTE = "a reduce-scatter as torch issues it (c10d), which gloo sends as an all-reduce"
 UNCOMPILED_NOTE = "compiled regions ran uncompiled under observation, so FLOPs and tensor peak are left out"
 
@@ -44,11 +47,20 @@ def watch(step: TrainStep, micro_batches: Sequence[Batch], device: torch.device)
     """Run one optimizer step under observation. Collective, and off the clock: it is slow.
 
     The step must have run before, so that nothing is set up lazily in this one. It trains the model one step further.
+    Compiled regions run as they were written, which can take more memory than there is: with a few samples.
     """
     observer = StepObserver(step, device)
-    with uncompiled(compat.compiled_graphs() > 0), observer.watching():
-        step(micro_batches)
+    compiled = compat.compiled_graphs() > 0
+    seen = [few(batch) for batch in micro_batches] if compiled else micro_batches
+    with uncompiled(compiled), observer.watching():
+        step(seen)
     return observer
+
+
+def few(batch: Batch) -> Batch:
+    """The first samples of a batch; all of it where its tensors do not agree on how many there are."""
+    counts = {tensor.shape[:1] for tensor in batch.values()}
+    return {name: tensor[:FEW_SAMPLES] for name, tensor in batch.items()} if len(counts) == 1 else batch
 
 
 def contract_of(observer: StepObserver, step: TrainStep, spec: RunSpec, device: torch.device) -> Contract:

@@ -241,7 +241,8 @@ def _gpu_of(rank: RankFacts, gpus: Sequence[SensorFacts]) -> SensorFacts:
 
 def is_gpu(nvml_uuid: str | None, torch_uuid: str | None) -> bool:
     """Whether two UUIDs are of one GPU: torch gives them without NVML's prefix."""
-    return nvml_uuid is not None and nvml_uuid.removeprefix("GPU-") == torch_uuid
+    known = nvml_uuid is not None and torch_uuid is not None
+    return known and str(nvml_uuid).removeprefix("GPU-") == str(torch_uuid).removeprefix("GPU-")
 
 
 def _cut(sensor: SensorFacts, start_ns: int, end_ns: int) -> SensorFacts:

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scalebench import strategies, workloads
 from scalebench.harness.runner import execute
-from scalebench.meters.contract import contradictions, observe
+from scalebench.meters.contract import contradictions, few, observe, watch
 from scalebench.records.record import Contract
 from scalebench.spec import PlannedRun, RunSpec
 from scalebench.strategies.base import Batch, Strategy, TrainStep, Workload
@@ -235,6 +235,25 @@ def test_compiled_regions_are_counted_and_looked_into_uncompiled() -> None:
     assert (contract.recomputed, contract.flops_per_step) == (TOY.depth * 2, None)
     assert contract.compute == "float32"
     assert len(contract.observer_notes) == 1
+
+
+@pytest.mark.parametrize(("graphs", "samples"), [(0, 3), (1, 2)])
+def test_what_has_to_run_uncompiled_runs_with_few_samples(
+    monkeypatch: pytest.MonkeyPatch, graphs: int, samples: int
+) -> None:
+    """A compiled run may fill the memory with a batch that does not fit as the model was written."""
+    monkeypatch.setattr("scalebench.compat.compiled_graphs", lambda: graphs)
+    step, batches, _, device = gpt()
+    larger = [{name: torch.cat([tensor, tensor[:1]]) for name, tensor in batch.items()} for batch in batches]
+    seen: list[int] = []
+    step.module.register_forward_pre_hook(lambda module, args: seen.append(len(args[0]["tokens"])))
+    watch(step, larger, device)
+    assert seen == [samples] * 2
+
+
+def test_a_batch_whose_tensors_count_different_things_is_left_whole() -> None:
+    batch = {"nodes": torch.ones(5, 2), "graphs": torch.ones(3)}
+    assert few(batch) is batch
 
 
 def seen_compiled(asked: RunSpec) -> Contract:

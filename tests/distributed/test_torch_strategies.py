@@ -6,13 +6,19 @@ import gc
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
 from torch.utils.flop_counter import FlopCounterMode
 
+from scalebench.strategies import construct
+from scalebench.strategies.base import Workload
 from scalebench.strategies.config import GradSync, OptimizerName, TrainConfig
+from scalebench.strategies.construct import build_on_meta
+from scalebench.strategies.fsdp import FSDP
 from tests.distributed.collectives import CountCollectives
 from tests.distributed.ranks import RankError, run_ranks
 from tests.distributed.toy import Toy, Trace, train_plainly
@@ -294,3 +300,24 @@ def test_compressed_gradients_train_nearly_the_same(
     assert losses == pytest.approx(reference.losses, rel=tolerance)
     moved = distance(start, reference.parameters)
     assert distance(ranks[0][1].parameters, reference.parameters) > FP32_TOLERANCE * moved, "nothing was compressed"
+
+
+def homes_of_offloaded() -> tuple[set[str], set[str]]:
+    """Device types of parameters and of buffers where the model computes on `meta`, which stands for a GPU."""
+    module = build_on_meta(TOY, TrainConfig())
+    mesh = init_device_mesh("cpu", (1,))
+    FSDP(cpu_offload=True).shard(module, TOY.block_names(module), TrainConfig(), mesh)
+
+    def drawn(workload: Workload, name: str, like: Tensor, seed: int, device: torch.device) -> Tensor:
+        return torch.zeros(like.shape, dtype=like.dtype)
+
+    with mock.patch.object(construct, "initial_value", drawn):
+        construct.materialise_(module, TOY, TrainConfig(), torch.device("meta"), offload=True)
+    parameters = {parameter.device.type for parameter in module.parameters()}
+    return parameters, {buffer.device.type for buffer in module.buffers()}
+
+
+@pytest.mark.distributed
+def test_only_what_is_sharded_is_offloaded() -> None:
+    """Buffers are computed with on the GPU, and nobody brings them there."""
+    assert run_ranks(homes_of_offloaded, 1) == [({"cpu"}, {"meta"})]

@@ -19,7 +19,7 @@ from torch import Tensor
 from scalebench.meters.clock import clock_for
 
 WARM_UP, STEPS = 10, 30
-MICRO_BATCHES = (16, 32)
+MICRO_BATCHES = (32,)
 SHAPE: dict[str, Any] = {
     "block_size": 1024, "vocab_size": 50304, "n_layer": 12, "n_head": 12, "n_embd": 768, "dropout": 0.0, "bias": True,
 }  # fmt: skip

@@ -30,7 +30,7 @@ from scalebench.harness.placement import Place
 from scalebench.harness.runner import preload_for, unsupported_reason
 from scalebench.harness.worker import Stages
 from scalebench.machine import detect
-from scalebench.meters.communication import Trace, cpu_trace, cuda_trace, interval_of, length, outside, union
+from scalebench.meters.communication import Trace, cpu_trace, cuda_trace, length, outside, union, what_ran
 from scalebench.spec import PlannedRun, RunSpec
 from scalebench.strategies.base import Batch, Strategy, TrainStep
 from tests.benchmarks.tables import markdown
@@ -105,7 +105,7 @@ def traced(spec: RunSpec, strategy: Strategy, place: Place) -> Summary:
         with profile(activities=activities) as profiler:
             run_steps(step, batches, STEPS, cuda)
     step.close()
-    events = [(event.name, interval_of(event), event.device_type) for event in profiler.events() or []]
+    events = list(what_ran(profiler.events() or []))
     trace = cuda_trace(events) if cuda else cpu_trace(events)
     on_device = DeviceType.CUDA if cuda else DeviceType.CPU
     timed = [(name, end - start) for name, (start, end), where in events if where == on_device]

@@ -66,6 +66,8 @@ def test_any_cover_has_every_pair_and_no_cell_in_vain(sizes: list[int], forbidde
 
 
 def refusal(spec: RunSpec) -> str | None:
+    if "deepspeed" in spec.strategy:
+        pytest.importorskip("deepspeed")
     strategy = strategies.create(spec.strategy, spec.strategy_options)
     return strategy.unsupported_reason(spec.train_config(), spec.device, spec.world_size)
 
@@ -108,10 +110,10 @@ def test_what_has_ended_is_not_run_again_even_where_only_the_archive_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned = [quick("one", MARK % 1), quick("two", MARK % 2 + "; raise SystemExit(3)")]
-    assert carry_out(tmp_path / "a", monkeypatch, planned) == 3, "one task did not end well"
+    assert carry_out(tmp_path / "a", monkeypatch, planned) == 0, "all of it has been done, well or not"
     (tmp_path / "b").mkdir()
     (tmp_path / "a" / "part-A.tar.gz").rename(tmp_path / "b" / "part-A.tar.gz")
-    assert carry_out(tmp_path / "b", monkeypatch, [*planned, quick("three", MARK % 3)]) == 3
+    assert carry_out(tmp_path / "b", monkeypatch, [*planned, quick("three", MARK % 3)]) == 0
     assert (tmp_path / "b" / "part-A" / "ran").read_text() == "123"
     with tarfile.open(tmp_path / "b" / "part-A.tar.gz") as tar:
         assert "part-A/tasks/three.json" in tar.getnames()

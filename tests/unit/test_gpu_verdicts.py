@@ -14,7 +14,8 @@ from scalebench.records.memory import MemorySplit
 from scalebench.records.record import Record
 from scalebench.spec import RunSpec
 from tests.gpu.part import Note
-from tests.gpu.verdicts import NOT_MEASURED, Evidence, verdicts
+from tests.gpu.plan import cells, spec_of
+from tests.gpu.verdicts import NOT_MEASURED, ONE_GPU, Evidence, verdicts
 from tests.unit.factory import make_record
 
 SPLIT = {
@@ -99,9 +100,20 @@ def test_what_ran_out_of_memory_must_say_so_and_be_followed_by_a_clean_run() -> 
 
 
 def test_cells_that_failed_are_counted_and_unsupported_ones_are_no_failure() -> None:
-    ok, unsupported = make_record(spec()), make_record(spec("fsdp1"), status="unsupported")
-    assert said(Evidence(records=[ok, unsupported]), "every cell runs") == ("1 ok, 1 unsupported", True)
-    assert said(Evidence(records=[ok, make_record(spec("ddp"), status="failed")]), "every cell runs")[1] is False
+    planned = [spec_of(cell, ONE_GPU) for cell in cells()]
+    first, *others = [
+        make_record(cell, status="unsupported" if "deepspeed" in cell.strategy else "ok") for cell in planned
+    ]
+    told, met = said(Evidence(records=[first, *others]), "every cell runs")
+    refused = sum("deepspeed" in cell.strategy for cell in planned)
+    assert set(told.split(", ")) == {f"{len(planned) - refused} ok", f"{refused} unsupported"}
+    assert met is True
+    assert said(Evidence(records=[first]), "every cell runs") == (
+        f"1 ok; {len(others)} of {len(planned)} cells not yet",
+        None,
+    )
+    failed = make_record(planned[0], status="failed")
+    assert said(Evidence(records=[failed, *others]), "every cell runs")[1] is False
 
 
 def test_tests_are_counted_from_their_report_and_skipped_ones_prove_nothing(tmp_path: Path) -> None:

@@ -39,6 +39,14 @@ def test_a_gpu_says_what_was_asked_and_what_there_was() -> None:
     )
 
 
+def test_of_a_gpu_of_which_only_a_part_is_allowed_that_part_is_the_limit() -> None:
+    allowed = ON_CUDA.replace("Of the allocated", "78.90 GiB allowed; Of the allocated")
+    found = shortage.of_message(allowed)
+    assert found.limit == round(78.9 * GIB)
+    assert found.free == round(78.9 * GIB) - round(77.97 * GIB) - round(613.05 * 2**20)
+    assert (found.asked, found.held) == (20 * GIB, round(79.09 * GIB))
+
+
 def test_a_cpu_says_what_was_asked_and_the_rest_is_looked_up() -> None:
     found = shortage.of_message(ON_CPU)
     assert found.asked == 8 * GIB
