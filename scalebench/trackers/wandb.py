@@ -55,4 +55,5 @@ class Wandb:
     def end(self, status: str) -> str:
         folder = Path(self._run.settings.sync_dir)
         self._run.finish(exit_code=0 if status == "ok" else 1)
+        wandb.teardown()  # what `finish` has handed over is on disk only then
         return f"wandb sync {shlex.quote(str(folder))}" if self._offline else str(self._run.url)

@@ -46,6 +46,7 @@ def kept(name: str, folder: Path, checkpoint: Path | None = None) -> str:
     for step, loss in LOSSES.items():
         tracker.scalars({"train/loss": loss}, step)
     tracker.images("samples", pictures(), 4)
+    tracker.images("grey", pictures()[:, :1], 4)
     tracker.scalars({"val/loss": 0.5}, 4)
     if checkpoint:
         tracker.checkpoint(checkpoint)
