@@ -18,7 +18,8 @@ def workload_options(name: str, size: str, asked: Mapping[str, Any]) -> dict[str
     try:
         return dict(workloads.resolve_options(name, size, asked))
     except UserError as error:
-        raise RequestError(("set", "workload", *_wrong_one(name, size, asked)), str(error)) from None
+        key = ("set", "workload", *_wrong_one(name, size, asked)) if asked else ("workload",)
+        raise RequestError(key, str(error)) from None
 
 
 def _wrong_one(name: str, size: str, asked: Mapping[str, Any]) -> tuple[str, ...]:
