@@ -207,8 +207,11 @@ def test_other_recipes_are_not_resumed(changes: dict[str, object], said: str, tm
 
 def test_resuming_asks_for_what_was_asked_before(tmp_path: Path) -> None:
     target = {"metric": "loss", "value": 1.5, "higher": False}
-    spec = make_spec(ema_decay=0.9, workload_options=workloads.resolve_options("gpt", "tiny", {"dropout": 0.25}))
-    settings = {"recipe": recipe(schedule="linear", val_batches=4, log_every=7, target=target), "spec": spec}
+    options = workloads.resolve_options("gpt", "tiny", {"dropout": 0.25})
+    spec = make_spec(ema_decay=0.9, workload_options=options, deterministic=True, detect_anomaly=True)
+    (tmp_path / "mine.py").write_text("class Notes:\n    def on_end(self, moment):\n        pass\n")
+    more = {"callbacks": (f"{tmp_path}/mine.py:Notes",), "target": target}
+    settings = {"recipe": recipe(schedule="linear", val_batches=4, log_every=7, **more), "spec": spec}
     checkpoint = make_checkpoint(tmp_path, 5, 2.0, **settings)
     manifest = read_manifest(checkpoint)
     flags = resuming_flags(checkpoint, manifest, {"device": "cpu", "steps": 200})
@@ -218,6 +221,7 @@ def test_resuming_asks_for_what_was_asked_before(tmp_path: Path) -> None:
     assert found == manifest.recipe.model_copy(update={"steps": 200})
     same = with_global_batch(spec, manifest.spec.global_batch).model_copy(update={"optimizer": manifest.spec.optimizer})
     assert not list(differences(manifest.spec, same, FREE_TO_CHANGE))
+    assert (same.deterministic, same.detect_anomaly, same.cudnn_benchmark) == (True, True, False)
     assert flags["checkpoint_dir"] == str(tmp_path)
 
 
