@@ -92,15 +92,14 @@ def rank_killed_once_there_is(file: Path, after_seconds: float = 0.0) -> Iterato
         thread.join()
 
 
-SLOW = [("single", 1), *((name, 2) for name in ("ddp", "fsdp1", *(f"deepspeed_stage_{n}" for n in (1, 2, 3))))]
-SLOW_ASYNC = [("fsdp", 2, True), ("deepspeed_stage_3", 2, True)]
+SLOW = [("single", 1), *((name, 2) for name in ("ddp", "fsdp", "fsdp1", *(f"deepspeed_stage_{n}" for n in (1, 2, 3))))]
+SLOW_ASYNC = [("deepspeed_stage_2", 2, True), ("deepspeed_stage_3", 2, True)]
 
 
 @pytest.mark.parametrize(
     ("strategy", "ranks", "save_async"),
     [
-        ("fsdp", 2, False),
-        ("deepspeed_stage_2", 2, True),
+        ("fsdp", 2, True),
         *(pytest.param(*one, False, marks=pytest.mark.slow) for one in SLOW),
         *(pytest.param(*one, marks=pytest.mark.slow) for one in SLOW_ASYNC),
     ],
