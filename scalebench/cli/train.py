@@ -184,13 +184,15 @@ def carry_out(
     json_lines: bool,
 ) -> int:
     """Resolve the recipe, train, and tell."""
-    from scalebench.training import session
+    from scalebench.training.requirements import require_possible, require_room
+    from scalebench.training.resumable import require_resumable
+    from scalebench.training.session import lengths
 
-    session.require_room(folder, resuming=resumed is not None)
-    recipe, spec = resolved(spec, flags, session.lengths)
-    session.require_possible(spec, recipe)
+    require_room(folder, resuming=resumed is not None)
+    recipe, spec = resolved(spec, flags, lengths)
+    require_possible(spec, recipe)
     if resumed:
-        session.require_resumable(*resumed, spec, recipe)
+        require_resumable(*resumed, spec, recipe)
     training = Training(
         recipe=recipe,
         folder=str(folder),
@@ -214,14 +216,14 @@ def carry_out(
 
 def staging_of(spec: RunSpec, recipe: Recipe, flags: Mapping[str, Any]) -> str | None:
     """Where checkpoints are written first, if not where they go. Raises UserError where they cannot be."""
-    from scalebench.training import session
+    from scalebench.training.requirements import require_staging
 
     if not recipe.save_async:
         return None
     if is_worker(os.environ):
         raise UserError("--save-async is for ranks that scalebench starts itself. Leave torchrun out and give --gpus.")
     staging = flags.get("staging_dir", STAGING)
-    session.require_staging(spec, recipe, Path(staging))
+    require_staging(spec, recipe, Path(staging))
     return str(staging)
 
 

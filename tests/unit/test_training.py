@@ -32,7 +32,8 @@ from scalebench.training.manifest import (
     verify,
 )
 from scalebench.training.parts import parts
-from scalebench.training.session import FREE_TO_CHANGE, differences, require_possible, require_resumable
+from scalebench.training.requirements import require_possible
+from scalebench.training.resumable import FREE_TO_CHANGE, differences, require_resumable
 from scalebench.training.stopping import ended, next_stop
 from tests.unit.factory import make_spec
 
