@@ -25,7 +25,7 @@ from .probe_plots import probe_plots
 from .rules_of_thumb import rules_of_thumb
 from .searches import search_table
 from .table import Table
-from .training import training_table
+from .training import seeds_table, training_table
 from .training_plots import copied_sheets, curves, families
 from .utilisation import NO_FORMULA, utilisation
 
@@ -88,6 +88,7 @@ def _runs(
 def _trainings(records: Sequence[Record], folder: Path, homes: Mapping[str, Path]) -> Iterable[str]:
     """What each training came to: the table, the curves, what it generated."""
     yield from _section(training_table(records))
+    yield from _section(seeds_table(records))
     for number, (title, family) in enumerate(families(records).items(), 1):
         with drawing_settings():
             plot = curves(title, family)

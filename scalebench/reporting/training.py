@@ -1,9 +1,18 @@
-"""Trainings as a table: what each came to, how soon, and what looking at itself cost it."""
+"""Trainings as tables: what each came to, how soon, and what looking at itself cost it; and several seeds together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from scalebench.analysis.learning import (
+    Learning,
+    final_metric,
+    over_seeds,
+    samples_to_target,
+    seconds_to_target,
+    smallest_batch,
+    statistical_efficiency,
+)
 from scalebench.analysis.training import (
     best,
     checkpoint_bytes,
@@ -17,13 +26,19 @@ from scalebench.analysis.training import (
 from scalebench.recipe import Recipe
 from scalebench.records.record import Record
 from scalebench.records.training import Evaluation, Test, TrainingFacts
+from scalebench.stats.intervals import mean
 
 from .table import RANK_WORDS, Table, table
-from .text import figure, known, percent, size
+from .text import UNKNOWN, figure, known, percent, size, times, with_interval
 
 NOTE = (
     "One training each: how far two differ by chance only several seeds tell. Times are of whole trainings, with their "
     "validations and checkpoints, without start-up."
+)
+SEEDS_NOTE = (
+    "Means over seeds with Student's 95% interval. Samples and seconds to the target are of the trainings that came "
+    "there; statistical efficiency is over the smallest batch of the same model, precision and target, by seeds that "
+    "both came there with."
 )
 
 
@@ -58,6 +73,35 @@ def _row(record: Record, recipe: Recipe, facts: TrainingFacts) -> dict[str, str]
         "durable s": known(durable_seconds(facts)),
         "checkpoint": known(checkpoint_bytes(facts), size),
         "load s": known(facts.load_seconds),
+    }
+
+
+def seeds_table(records: Iterable[Record]) -> Table | None:
+    """A row per cell and recipe; None where no two trainings differ by their seed alone."""
+    found = over_seeds(records)
+    if all(len(learning.by_seed) < 2 for learning in found):
+        return None
+    return table("Trainings over seeds", [_seeds_row(learning, found) for learning in found], [SEEDS_NOTE])
+
+
+def _seeds_row(learning: Learning, others: Sequence[Learning]) -> dict[str, str]:
+    spec, recipe, came = learning.spec, learning.recipe, samples_to_target(learning)
+    return {
+        "workload": f"{spec.workload} {spec.size}",
+        RANK_WORDS[0 if spec.device == "cuda" else 1]: str(spec.world_size),
+        "precision": spec.precision,
+        "strategy": spec.strategy,
+        "global batch": str(spec.global_batch),
+        "learning rate": f"{spec.optimizer.learning_rate:.3g} ({recipe.rule}, {recipe.schedule})",
+        "seeds": str(len(learning.by_seed)),
+        "monitored": recipe.monitor,
+        "final": with_interval(final_metric(learning)),
+        "reached": f"{len(came)} of {len(learning.by_seed)}" if recipe.target else UNKNOWN,
+        "samples to target": with_interval(mean(list(came.values())) if came else None),
+        "s to target": with_interval(seconds_to_target(learning)),
+        "statistical efficiency": with_interval(
+            statistical_efficiency(learning, smallest_batch(learning, others)), times
+        ),
     }
 
 

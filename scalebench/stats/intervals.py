@@ -44,6 +44,19 @@ class Estimate:
         )
 
 
+def mean(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
+    """Arithmetic mean of one value per process, with Student's t interval. One process gives no interval.
+
+    Source: Student (1908), with n-1 degrees of freedom.
+    """
+    found = np.asarray(values, dtype=float)
+    middle, n = float(found.mean()), len(found)
+    if n < 2:
+        return Estimate(value=middle, processes=n)
+    half = float(_t_quantile(confidence, n - 1) * found.std(ddof=1) / math.sqrt(n))
+    return Estimate(value=middle, low=middle - half, high=middle + half, processes=n)
+
+
 def geometric_mean(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
     """Geometric mean of one positive value per process, with Student's t interval of the mean of their logarithms.
 

@@ -13,14 +13,11 @@ again.
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, stdev
 
 import click
-from scipy import stats
 
 from scalebench import workloads
 from scalebench.cli.recipes import resolved
@@ -30,7 +27,7 @@ from scalebench.records.store import load_records
 from scalebench.records.training import Evaluation
 from scalebench.reporting.text import with_interval
 from scalebench.spec import PlannedRun, RunSpec
-from scalebench.stats.intervals import Estimate, geometric_mean
+from scalebench.stats.intervals import Estimate, geometric_mean, mean
 from scalebench.strategies.config import OptimizerConfig
 from scalebench.training import session
 from scalebench.training.board import Board
@@ -126,8 +123,9 @@ def with_spread(values: Sequence[float], digits: int) -> str:
     """`mean ± half the width of Student's 95% interval of it`."""
     if len(values) < 2:
         return f"{values[0]:.{digits}f}"
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-    return f"{fmean(values):.{digits}f} ± {half:.{digits}f}"
+    found = mean(values)
+    assert found.high is not None
+    return f"{found.value:.{digits}f} ± {found.high - found.value:.{digits}f}"
 
 
 def table(records: Sequence[Record]) -> str:

@@ -12,7 +12,7 @@ from tests.benchmarks.pairs import Cell
 pytestmark = pytest.mark.distributed
 
 
-@pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_stage_2"])
+@pytest.mark.parametrize("strategy", ["fsdp", pytest.param("deepspeed_stage_2", marks=pytest.mark.slow)])
 def test_a_pair_trains_the_same_and_is_kept(tmp_path: Path, strategy: str) -> None:
     cell = Cell(strategy=strategy, ranks=2)
     study = pairs.measure([cell], 1, warmup=1, steps=4, seed=0, results=tmp_path, tell=lambda message: None)
@@ -23,7 +23,7 @@ def test_a_pair_trains_the_same_and_is_kept(tmp_path: Path, strategy: str) -> No
     assert f"| {strategy} | 2 | 1 |" in tables.startup_table(study.pairs)
 
 
-@pytest.mark.parametrize("build", [blocks.both_loops, meters.both_sides])
+@pytest.mark.parametrize("build", [blocks.both_loops, pytest.param(meters.both_sides, marks=pytest.mark.slow)])
 def test_blocks_of_both_sides_alternate_in_one_process(tmp_path: Path, build: blocks.Build) -> None:
     cells = [Cell(strategy="single", ranks=1)]
     study = blocks.measure(cells, build, 2, 40, tmp_path, lambda message: None)

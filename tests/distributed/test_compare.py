@@ -57,9 +57,9 @@ def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("regression", "told"),
     [
-        ("leak", "peak memory"),
+        pytest.param("leak", "peak memory", marks=pytest.mark.slow),
         ("divisor", "parity failed: it no longer trains the same model as single"),
-        ("precision", "float16"),
+        pytest.param("precision", "float16", marks=pytest.mark.slow),
     ],
 )
 def test_an_injected_regression_is_caught_and_named(baseline: Path, regression: str, told: str) -> None:

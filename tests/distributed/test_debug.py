@@ -53,6 +53,7 @@ def test_debug_reaches_the_ranks_keeps_their_logs_and_marks_the_record(tmp_path:
     assert {"rank0-stderr.log", "rank1-stderr.log"} <= logs
 
 
+@pytest.mark.slow
 def test_variables_that_were_set_before_mark_the_record_too(tmp_path: Path) -> None:
     _, record = run(tmp_path, NCCL_DEBUG="INFO", CUDA_LAUNCH_BLOCKING="1")
     assert record["comparable"] is False

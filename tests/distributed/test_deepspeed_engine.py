@@ -143,6 +143,7 @@ def compiled(cells: list[Cell]) -> list[tuple[int, int, list[float]]]:
     return outcomes
 
 
+@pytest.mark.slow
 def test_compiling_acts_at_every_kind_of_stage_and_changes_nothing() -> None:
     eager = cell("deepspeed_stage_2")
     acting = [

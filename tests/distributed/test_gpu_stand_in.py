@@ -40,6 +40,7 @@ def carried_out(part: str, out: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_cells_run_and_the_one_without_memory_is_followed_by_a_clean_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -131,6 +131,7 @@ def test_evaluations_add_up_to_plain_pytorchs() -> None:
         assert (found != generated).float().mean() < 0.01, (kind, name)  # a rounding may tip one pixel
 
 
+@pytest.mark.slow
 @needs_deepspeed
 def test_sixteen_bit_evaluations_run_under_every_strategy() -> None:
     names = ["fsdp", "deepspeed_stage_3"]

@@ -68,6 +68,7 @@ def test_every_strategy_holds_what_the_formula_says(ranks: int) -> None:
             assert found["tensor_peak"] == pytest.approx(theory.peak, rel=0.05), where
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_four_ranks_hold_a_quarter_of_what_is_sharded() -> None:
     """The quick part of the above for four ranks, and said without the formula."""

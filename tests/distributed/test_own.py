@@ -55,6 +55,7 @@ def test_a_plain_module_runs_under_each_strategy(tmp_path: Path) -> None:
         assert record["contract"]["flops_per_step"] == 8 * record["workload"]["flops_per_sample"]
 
 
+@pytest.mark.slow
 def test_a_transformers_model_runs_under_each_strategy(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     arguments = ("--steps", "2", "--warmup-steps", "1", "--repeats", "1", "--no-baseline", "--no-diagnostics")

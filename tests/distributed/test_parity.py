@@ -74,7 +74,7 @@ BACKENDS = {
 }
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("world_size", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("package", BACKENDS)
 def test_every_backend_trains_as_single_does(package: str, world_size: int) -> None:
     if importlib.util.find_spec(package) is None:

@@ -193,6 +193,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_four_sessions_at_once_never_collide(tmp_path: Path) -> None:
     script = tmp_path / "one_run.py"
     script.write_text(ONE_RUN)

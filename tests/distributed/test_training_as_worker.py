@@ -29,6 +29,7 @@ def torchrun(folder: Path, arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=90)
 
 
+@pytest.mark.slow
 def test_ranks_of_torchrun_train_as_our_own_do(tmp_path: Path) -> None:
     ended = torchrun(tmp_path, TRAIN)
     assert ended.returncode == 0, ended.stderr

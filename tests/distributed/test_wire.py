@@ -33,6 +33,7 @@ def assert_on_the_wire(specs: list[RunSpec], ranks: int, folder: Path) -> None:
         assert sum(by_rank) / ranks == pytest.approx(expected(spec), rel=0.03), spec.strategy
 
 
+@pytest.mark.slow
 def test_two_hosts_send_what_the_formula_says(tmp_path: Path) -> None:
     specs = [cell(name, 2, shape=LARGE) for name in ("ddp", "fsdp", "deepspeed_stage_1", "deepspeed_stage_3")]
     assert_on_the_wire(specs, 2, tmp_path)

@@ -16,6 +16,13 @@ from tests.distributed.training import CPU, supported
 pytestmark = pytest.mark.distributed
 
 SHARDING = ["fsdp", "deepspeed_stage_3"]
+CONVOLUTIONAL = ("vavae", "segmentation")
+"""They take longer than all others together."""
+TRAINED = [
+    pytest.param(name, marks=[pytest.mark.slow] if name in CONVOLUTIONAL else [])
+    for name in workloads.FAMILIES
+    if name != "gpt"
+]
 
 
 def spec(workload: str, strategy: str, world_size: int = 2) -> RunSpec:
@@ -36,7 +43,7 @@ def spec(workload: str, strategy: str, world_size: int = 2) -> RunSpec:
     )
 
 
-@pytest.mark.parametrize("workload", [name for name in workloads.FAMILIES if name != "gpt"])
+@pytest.mark.parametrize("workload", TRAINED)
 def test_every_workload_trains_as_plain_pytorch_does(workload: str) -> None:
     """Under one strategy, for the time it takes; `python -m tests.benchmarks.workload_parity` has the others."""
     asked = supported([spec(workload, "fsdp")])
