@@ -69,7 +69,7 @@ def pin_to_cores(local_rank: int, cores_per_rank: int | None) -> None:
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """The numbers by which mallopt(3) knows the two sizes from which glibc gives freed memory back to the system."""
 KEPT_AT_THE_END_BYTES, KEPT_BLOCK_BYTES = 2**30, 2**25
-RETURNED_BLOCK_BYTES = 2**19
+RETURNED_BLOCK_BYTES = 2**16
 
 
 def keep_freed_memory() -> None:

@@ -44,12 +44,12 @@ def test_the_mean_of_three_with_students_interval() -> None:
     found = mean([1.0, 2.0, 6.0])
     assert (found.value, found.processes) == (3.0, 3)
     half = STUDENT_2 * math.sqrt(7.0) / math.sqrt(3)
-    assert (found.low, found.high) == (pytest.approx(3 - half, rel=1e-4), pytest.approx(3 + half, rel=1e-4))
+    assert (found.low, found.high) == (pytest.approx(3 - half, abs=2e-3), pytest.approx(3 + half, abs=2e-3))
     assert (mean([2.0]).value, mean([2.0]).low) == (2.0, None)
 
 
 def test_seeds_are_taken_together_and_the_last_of_one_counts() -> None:
-    two, one = over_seeds(RECORDS)
+    one, two = over_seeds(RECORDS)
     assert (two.spec.world_size, one.spec.world_size) == (2, 1)
     assert samples_to_target(one) == {0: 88, 1: 96}
     assert samples_to_target(two) == {0: 104}
@@ -64,7 +64,7 @@ def test_seeds_are_taken_together_and_the_last_of_one_counts() -> None:
 
 def test_a_larger_batch_learns_less_from_a_sample() -> None:
     found = over_seeds(RECORDS)
-    two, one = found
+    one, two = found
     assert smallest_batch(two, found) is one
     efficiency = statistical_efficiency(two, one)
     assert efficiency is not None
@@ -85,7 +85,7 @@ def test_another_precision_is_another_task() -> None:
 def test_a_row_per_cell_once_seeds_differ() -> None:
     shown = seeds_table(RECORDS)
     assert shown is not None
-    two, one = shown.frame.to_dict("records")
+    one, two = shown.frame.to_dict("records")
     assert (two["reached"], two["samples to target"], two["statistical efficiency"]) == ("1 of 2", "104.0", "0.846×")
     assert (one["seeds"], one["reached"]) == ("2", "2 of 2")
     assert seeds_table(RECORDS[:1]) is None

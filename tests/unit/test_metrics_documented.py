@@ -90,8 +90,8 @@ def everything(device: str = "cpu") -> tuple[list[Record], list[Probe]]:
         make_spec(**fields, steps=120), long, session="s2", environment=ENVIRONMENT | {"python": "3.12"}
     )
     target = Target(metric="loss", value=1.2, higher=False)
-    training = make_training(make_spec(**fields), target=target)
-    return [*records, *trials, failed, parity, elsewhere, training], [filled_probe(device)]
+    trainings = [make_training(make_spec(**fields, seed=seed), target=target) for seed in (0, 1)]
+    return [*records, *trials, failed, parity, elsewhere, *trainings], [filled_probe(device)]
 
 
 def filled(record: Record) -> Record:
