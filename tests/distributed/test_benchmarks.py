@@ -12,7 +12,8 @@ from tests.benchmarks.pairs import Cell
 pytestmark = pytest.mark.distributed
 
 
-@pytest.mark.parametrize("strategy", ["fsdp", pytest.param("deepspeed_stage_2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_stage_2"])
 def test_a_pair_trains_the_same_and_is_kept(tmp_path: Path, strategy: str) -> None:
     cell = Cell(strategy=strategy, ranks=2)
     study = pairs.measure([cell], 1, warmup=1, steps=4, seed=0, results=tmp_path, tell=lambda message: None)

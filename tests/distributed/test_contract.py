@@ -228,6 +228,7 @@ def test_a_silent_substitute_is_found_out_on_every_rank() -> None:
             assert sorted(sentences) == sorted(expected), type(strategy).__name__
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_compiled_regions_are_counted_and_looked_into_uncompiled() -> None:
     (contract,) = run_ranks(seen_compiled, 1, spec("single", 1, compile=True, activation_checkpointing=True))

@@ -9,6 +9,7 @@ from scalebench.doctor import collectives
 pytestmark = pytest.mark.distributed
 
 
+@pytest.mark.slow
 def test_gloo_and_deepspeed_reduce_rightly() -> None:
     for check, strategy in ((collectives.gloo, "ddp"), (collectives.deepspeed, "deepspeed_stage_2")):
         (finding,) = check()

@@ -41,6 +41,7 @@ def command(*arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_a_plain_module_runs_under_each_strategy(tmp_path: Path) -> None:
     workload = "tests/examples/plain.py:make"
     length = ("--steps", "3", "--warmup-steps", "2", "--repeats", "1", "--no-baseline", "--set", "workload.width=16")

@@ -79,7 +79,7 @@ def run_one(spec: RunSpec, results: Path, watcher: Watcher | None = None, start_
     return record
 
 
-@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+@pytest.mark.parametrize("start_method", ["forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_a_run_leaves_a_record_of_every_step_of_every_rank(tmp_path: Path, start_method: str) -> None:
     record = run_one(tiny(), tmp_path, start_method=start_method)
     assert (record.status, record.reason) == ("ok", None)

@@ -70,7 +70,7 @@ def endings(specs: list[RunSpec], results: Path) -> list[tuple[str, str | None]]
     ("strategy", "ranks"),
     [
         ("ddp", 2),
-        ("fsdp", 2),
+        pytest.param("fsdp", 2, marks=pytest.mark.slow),
         *(pytest.param(name, 1, marks=pytest.mark.slow) for name in ("single", "ddp", "fsdp")),
         *(
             pytest.param(name, ranks, marks=pytest.mark.slow)

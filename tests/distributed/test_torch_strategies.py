@@ -86,6 +86,7 @@ def test_two_ranks_train_like_plain_pytorch(
     assert_all_parity(ranks, reference, start)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_four_ranks_and_options_train_like_plain_pytorch(start: dict[str, Tensor]) -> None:
     reference = train_plainly(TOY, start, "sgd", STEPS, micro_batches=8, clip_norm=CLIP_NORM)

@@ -97,7 +97,7 @@ def test_beside_a_record_it_stands_in_the_same_table(tmp_path: Path) -> None:
     other = make_record(spec, environment=collect())
     path = write_record(other, tmp_path / "s1")
     recorder = scalebench.Recorder(MODEL, like=path, results=tmp_path)
-    loop(recorder, 20)
+    loop(recorder, 20, pause=0.002)
     found = records(tmp_path)
     assert len(found) == 2
     [experiment] = experiments(found)
