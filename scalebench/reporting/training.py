@@ -26,6 +26,7 @@ from scalebench.analysis.training import (
 from scalebench.recipe import Recipe
 from scalebench.records.record import Record
 from scalebench.records.training import Evaluation, Test, TrainingFacts
+from scalebench.spec import RunSpec
 from scalebench.stats.intervals import mean
 
 from .table import RANK_WORDS, Table, table
@@ -51,11 +52,7 @@ def _row(record: Record, recipe: Recipe, facts: TrainingFacts) -> dict[str, str]
     spec, goal, target = record.spec, reached(recipe, facts), recipe.target
     items = record.workload.items_per_sample if record.workload else 1
     return {
-        "workload": f"{spec.workload} {spec.size}",
-        RANK_WORDS[0 if spec.device == "cuda" else 1]: str(spec.world_size),
-        "precision": spec.precision,
-        "strategy": spec.strategy,
-        "global batch": str(spec.global_batch),
+        **_cell(spec),
         "learning rate": f"{spec.optimizer.learning_rate:g} ({recipe.rule}, {recipe.schedule})",
         "seed": str(spec.seed),
         "steps": f"{facts.first_step + len(record.ranks[0].losses):,}",
@@ -87,11 +84,7 @@ def seeds_table(records: Iterable[Record]) -> Table | None:
 def _seeds_row(learning: Learning, others: Sequence[Learning]) -> dict[str, str]:
     spec, recipe, came = learning.spec, learning.recipe, samples_to_target(learning)
     return {
-        "workload": f"{spec.workload} {spec.size}",
-        RANK_WORDS[0 if spec.device == "cuda" else 1]: str(spec.world_size),
-        "precision": spec.precision,
-        "strategy": spec.strategy,
-        "global batch": str(spec.global_batch),
+        **_cell(spec),
         "learning rate": f"{spec.optimizer.learning_rate:.3g} ({recipe.rule}, {recipe.schedule})",
         "seeds": str(len(learning.by_seed)),
         "monitored": recipe.monitor,
@@ -102,6 +95,16 @@ def _seeds_row(learning: Learning, others: Sequence[Learning]) -> dict[str, str]
         "statistical efficiency": with_interval(
             statistical_efficiency(learning, smallest_batch(learning, others)), times
         ),
+    }
+
+
+def _cell(spec: RunSpec) -> dict[str, str]:
+    return {
+        "workload": f"{spec.workload} {spec.size}",
+        RANK_WORDS[0 if spec.device == "cuda" else 1]: str(spec.world_size),
+        "precision": spec.precision,
+        "strategy": spec.strategy,
+        "global batch": str(spec.global_batch),
     }
 
 
