@@ -36,9 +36,7 @@ def train(
     Raises UserError and KeyboardInterrupt as scalebench.harness.runner.execute does, and UserError for a checkpoint to
     go on from that is damaged.
     """
-    if run.training and run.training.resume:
-        checkpoint = Path(run.training.resume)
-        verify(checkpoint, read_manifest(checkpoint))
+    _require_whole(run)
     staging = run.training.staging if run.training else None
     with stoppable() as stop, private_folder(staging) if staging else nullcontext() as staged:
         name = session_name()
@@ -55,14 +53,20 @@ def train_as_worker(
 
     Raises UserError for a checkpoint to go on from that is damaged.
     """
-    if run.training and run.training.resume and os.environ["RANK"] == "0":
-        checkpoint = Path(run.training.resume)
-        verify(checkpoint, read_manifest(checkpoint))
+    if os.environ["RANK"] == "0":
+        _require_whole(run)
     name = session_name()
     job = _job(board, feed, results / name, None, run)
     return execute_as_worker(
         run, results=results, name=name, take_part=partial(work, job, gather=True, perform=perform)
     )
+
+
+def _require_whole(run: PlannedRun) -> None:
+    """Raise UserError where the checkpoint to go on from, if there is one, is damaged."""
+    if run.training and run.training.resume:
+        checkpoint = Path(run.training.resume)
+        verify(checkpoint, read_manifest(checkpoint))
 
 
 def _job(board: Board, feed: Feed | None, records: Path, staging: Path | None, run: PlannedRun) -> TrainJob:
