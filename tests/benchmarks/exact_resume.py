@@ -19,7 +19,7 @@ import click
 
 from scalebench.records.record import Record
 from scalebench.training.manifest import MANIFEST, checkpoint_name, checkpoints_in
-from tests.distributed.test_training import SMALL, facts, rank_killed_once_there_is, recipe, small, train
+from tests.distributed.test_training import SMALL, facts, rank_killed_once, recipe, small, train
 
 STRATEGIES = ("single", "ddp", "fsdp", "deepspeed_stage_1", "deepspeed_stage_2", "deepspeed_stage_3")
 TINY = SMALL | {"hidden_size": 16, "context_length": 8}
@@ -47,7 +47,7 @@ def row(strategy: str, steps: int, folder: Path) -> list[str]:
     asked = recipe(steps=steps, steps_per_epoch=steps, val_every=steps, save_every=steps // 2, log_every=50)
     straight = train(folder / "straight", spec, asked)
     facts(straight)
-    with rank_killed_once_there_is(folder / "killed" / checkpoint_name(steps // 2) / MANIFEST):
+    with rank_killed_once((folder / "killed" / checkpoint_name(steps // 2) / MANIFEST).exists):
         killed = train(folder / "killed", spec, asked)
     last = checkpoints_in(folder / "killed")[-1]
     if killed.status == "ok":

@@ -44,7 +44,7 @@ def payload(ranks: int, only: str) -> Iterator[Sequence[object]]:
     yield "strategy", "options", "accumulation", "ranks", "collectives", "formula", "payload", "formula", "ratio"
     for strategy, options in (item for item in OPTION_SETS if only in item[0]):
         specs = [cell(strategy, ranks, options, LARGE, accumulation=each) for each in ACCUMULATIONS]
-        for spec, seen in zip(specs, run_ranks(observed, ranks, specs, timeout=200)[0], strict=True):
+        for spec, seen in zip(specs, run_ranks(observed, ranks, specs)[0], strict=True):
             (count, sent), (said_count, said) = map(together, (seen, expected_calls(spec)))
             yield strategy, told(options), spec.accumulation, ranks, count, said_count, sent, said, f"{sent / said:.4f}"
 
@@ -59,7 +59,7 @@ def memory(ranks: int, only: str) -> Iterator[Sequence[object]]:
     yield "strategy", "precision", "ranks", "parameters", "optimizer state", "gradients", "peak of tensors"
     names = [name for name in MEMORY if only in name]
     specs = [gpt(name, ranks, precision=precision) for name in names for precision in ("fp32", "bf16")]
-    for spec, found in zip(specs, run_ranks(measured, ranks, specs, timeout=200)[0], strict=True):
+    for spec, found in zip(specs, run_ranks(measured, ranks, specs)[0], strict=True):
         said = expected_memory(spec)
         formula = (said.parameters, said.optimizer_state, said.gradients, said.peak)
         ratios = (f"{found[name] / figure:.4f}" for name, figure in zip(HELD, formula, strict=True) if figure)

@@ -28,13 +28,15 @@ PRELOADED = [
     "torch.nn.parallel",
     "torch._dynamo",
 ]
+PATIENCE_SECONDS = 280.0
+"""For ranks that hang: a little less than a test may take. However busy the machine is, others must not be given up."""
 
 
 class RankError(AssertionError):
     """A rank raised, died or hung; the message carries its number and its traceback."""
 
 
-def run_ranks(fn: Callable[..., Result], world_size: int, *args: Any, timeout: float = 90.0) -> list[Result]:
+def run_ranks(fn: Callable[..., Result], world_size: int, *args: Any) -> list[Result]:
     """`fn(*args)` on `world_size` fresh processes joined in one gloo group; what each rank returned, by rank.
 
     `fn` is a module-level function; it, `args` and the results travel by pickle. Each rank uses one thread and the
@@ -44,7 +46,7 @@ def run_ranks(fn: Callable[..., Result], world_size: int, *args: Any, timeout: f
     payload = pickle.dumps((fn, args))
     ranks = [_start(payload, rank, world_size, folder) for rank in range(world_size)]
     try:
-        return _collect(ranks, time.monotonic() + timeout)
+        return _collect(ranks, time.monotonic() + PATIENCE_SECONDS)
     finally:
         for process, _ in ranks:
             process.kill()

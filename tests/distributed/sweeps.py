@@ -113,7 +113,7 @@ class Sweep:
                 if process.environ().get(MARK) == self._mark:
                     yield process
 
-    def left(self, seconds: float = 5.0) -> list[str]:
+    def left(self, seconds: float = 30.0) -> list[str]:
         """What is still there `seconds` after it ended, or sooner if nothing is: processes and temporary files.
 
         What torch compiled and what was rescued is kept on purpose.

@@ -76,7 +76,7 @@ def test_a_rank_whose_core_is_shared(tmp_path: Path) -> None:
 def test_cores_under_a_quota(tmp_path: Path) -> None:
     try:
         with planted.quota(0.5) as put:
-            watcher = Watcher("warm-up", lambda: put(rank.pid for rank in ranks_of_this_process()))
+            watcher = Watcher("preparing", lambda: put(rank.pid for rank in ranks_of_this_process()))
             record = run_one(tiny(**STEPS | {"warmup_steps": 100}), tmp_path, watcher)  # long enough to be noticed
     except PermissionError as error:
         pytest.skip(str(error))

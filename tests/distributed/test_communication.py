@@ -46,7 +46,7 @@ def expected(spec: RunSpec) -> Found:
 
 
 def assert_as_expected(specs: list[RunSpec], ranks: int) -> None:
-    for results in run_ranks(observed, ranks, specs, timeout=200):
+    for results in run_ranks(observed, ranks, specs):
         for spec, found in zip(specs, results, strict=True):
             assert found == expected(spec), f"{spec.strategy} {spec.strategy_options} {spec.accumulation=}"
 

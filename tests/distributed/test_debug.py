@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -27,18 +29,17 @@ def run(results: Path, *flags: str, **variables: str) -> tuple[dict[int, dict[st
         *("--no-baseline", "--repeats", "1", "--warmup-steps", "1", "--steps", "10", "--data", "synthetic"),
         *("--results", str(results), "--json", *flags),
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
     below: dict[int, dict[str, str]] = {}
-    while process.poll() is None:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            try:
-                below[child.pid] = child.environ()
-            except psutil.Error:  # it has just ended
-                continue
-        time.sleep(0.05)
-    assert process.returncode == 0
-    assert process.stdout is not None
-    return below, json.loads(process.stdout.read())
+    with tempfile.TemporaryFile("w+") as output:  # a pipe that nobody empties would be full some day
+        process = subprocess.Popen(command, stdout=output, text=True, cwd=ROOT, env=environment)
+        while process.poll() is None:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error):  # it has just ended
+                    below[child.pid] = child.environ()
+            time.sleep(0.05)
+        assert process.returncode == 0
+        output.seek(0)
+        return below, json.load(output)
 
 
 def test_debug_reaches_the_ranks_keeps_their_logs_and_marks_the_record(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_compiling_acts_at_every_kind_of_stage_and_changes_nothing() -> None:
         cell("deepspeed_stage_3", compile=True),
         cell("deepspeed_stage_3", compile=True, activation_checkpointing=True),
     ]
-    (_, _, plain), *outcomes = run_ranks(compiled, 2, [eager, *acting], timeout=180)[0]
+    (_, _, plain), *outcomes = run_ranks(compiled, 2, [eager, *acting])[0]
     for graphs, breaks, figures in outcomes:
         assert (graphs, breaks) == (3, 0), "embedding, block and head, each in one piece"
         assert figures == pytest.approx(plain, rel=1e-5)

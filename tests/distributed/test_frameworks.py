@@ -183,7 +183,7 @@ def fp16_instead(package: str) -> dict[str, list[str]]:
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     if importlib.util.find_spec(request.param) is None:
         pytest.skip(f"{request.param} is not installed")
-    return run_ranks(look_at, 2, request.param, tmp_path_factory.mktemp("saved"), timeout=180.0)
+    return run_ranks(look_at, 2, request.param, tmp_path_factory.mktemp("saved"))
 
 
 def test_frameworks_train_as_single_does(found: list[Found]) -> None:

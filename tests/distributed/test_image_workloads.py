@@ -43,7 +43,7 @@ def spec(name: str, strategy: str, **options: Any) -> RunSpec:
 
 def check_parity(kinds: list[str], names: list[str]) -> None:
     asked = supported([spec(kind, name) for kind in kinds for name in names])
-    reports, _ = run_ranks(all_checked, 2, asked, timeout=280.0)
+    reports, _ = run_ranks(all_checked, 2, asked)
     for each, report in zip(asked, reports, strict=True):
         assert_passed(report, each)
 

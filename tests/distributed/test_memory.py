@@ -59,7 +59,7 @@ def cells(ranks: int) -> list[RunSpec]:
 @pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_every_strategy_holds_what_the_formula_says(ranks: int) -> None:
     specs = cells(ranks)
-    for results in run_ranks(measured, ranks, specs, timeout=200):
+    for results in run_ranks(measured, ranks, specs):
         for spec, found in zip(specs, results, strict=True):
             theory, where = expected(spec), f"{spec.strategy} {spec.strategy_options} {spec.precision}"
             assert found["parameters"] == pytest.approx(theory.parameters, rel=0.02), where

