@@ -58,12 +58,13 @@ class Recipe(BaseModel):
         val_data: what it is judged on, as a spec's `data` is named; None: the share `val_share` of its own data, held
             out of training. val_batches: micro-batches of it, of all ranks together; None: all.
         validate_on: all ranks in turn, or rank 0 alone while the others wait.
-        test_data: what the best checkpoint is tested on at the end, as `data` is named; or `test_share`: the share of
-            its own data that is held out for that. None of both: it is not tested.
+        test_data: what the best checkpoint is tested on at the end, as `data` is named (`own`: what the model brings
+            along for it); or `test_share`: the share of its own data that is held out for that. None of both: it is not
+            tested.
         samples: generated at each validation, to be looked at. fid: what they are judged by, if anything.
-        val_every, save_every, log_every: steps between two; None for `save_every`: only at the end.
+        val_every, save_every, log_every: steps between two; None for `save_every`: none but the best and the last.
         monitor, higher: the metric that tells the best checkpoint, and whether larger is better.
-        keep_best: checkpoints kept beside the last one.
+        keep_best: checkpoints kept beside the last one; a validation that is among so many best is saved.
         contents: `state` is what resuming needs, `weights` the whole model in one file, `full` both.
         save_async: whether checkpoints are carried to disk while training goes on.
         patience: validations without a better one after which it stops early; None: never.

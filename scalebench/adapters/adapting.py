@@ -50,16 +50,14 @@ def workload_of(name: str, made: Any, options: Mapping[str, Scalar], seed: int) 
 
 def plain(name: str, model: Model, options: Mapping[str, Scalar]) -> OwnWorkload:
     """A plain module with its loss and data."""
-    require_dataset(model.dataset, name)
     if not isinstance(model.module, nn.Module):
         raise UserError(f"the module of {name} is of type {type(model.module).__name__}, no torch.nn.Module.")
     if model.loss is not None and not callable(model.loss):
         raise UserError(f"the loss of {name} is of type {type(model.loss).__name__}, which cannot be called.")
-    if model.validation is not None:
-        require_dataset(model.validation, name)
     given = options.get(BLOCKS)
 
     def opened(dataset: Any) -> Callable[[int], DatasetSource]:
+        require_dataset(dataset, name)
         return lambda seed: DatasetSource(name, dataset, model.collate_fn, seed)
 
     return OwnWorkload(
@@ -67,6 +65,7 @@ def plain(name: str, model: Model, options: Mapping[str, Scalar]) -> OwnWorkload
         root=PlainRoot(model.module, model.loss),
         open_samples=open_own(name, opened(model.dataset)),
         open_validation=None if model.validation is None else opened(model.validation),
+        open_test=None if model.test is None else opened(model.test),
         blocks=model.blocks if given is None else str(given),
         item=model.item,
         items_per_sample=model.items_per_sample,

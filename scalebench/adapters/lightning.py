@@ -32,9 +32,9 @@ CHANGING = (
 """Hooks by which a module changes the step itself, which belongs to the strategy here."""
 UNCALLED = (
     "on_fit_start", "on_train_start", "on_train_epoch_start", "on_train_batch_start", "on_train_batch_end",
-    "on_train_epoch_end", "on_train_end", "on_fit_end", "configure_callbacks",
+    "on_train_epoch_end", "on_train_end", "on_fit_end", "configure_callbacks", "test_step",
 )  # fmt: skip
-"""Hooks that a Trainer calls around steps, and nobody does here."""
+"""Hooks that a Trainer calls around steps, or in place of validation_step in a test, and nobody does here."""
 
 
 class Logged:
@@ -96,17 +96,18 @@ def adapted(name: str, made: Any, options: Mapping[str, Scalar], seed: int) -> O
             f"{name} returned a LightningModule with {len(others)} more; one LightningDataModule goes with it."
         )
     _refuse(name, module)
-    training, validation = data_of(name, module, others[0] if others else None, seed)
+    data = data_of(name, module, others[0] if others else None, seed)
     settings = _optimization(name, module)
     root = LightningRoot(module)
     given = options.get(BLOCKS)
     return OwnWorkload(
         name=name,
         root=root,
-        open_samples=open_own(name, training.source),
-        open_validation=validation.source if validation else None,
+        open_samples=open_own(name, data.training.source),
+        open_validation=data.validation.source if data.validation else None,
+        open_test=data.open_test,
         blocks=None if given is None else str(given),
-        notes=[*filter(None, [training.note]), *settings.pop("notes"), *_uncalled(module)],
+        notes=[*filter(None, [data.training.note]), *settings.pop("notes"), *_uncalled(module)],
         **settings,
     )
 

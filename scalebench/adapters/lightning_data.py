@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from scalebench.adapters.dataset import DatasetSource, require_dataset
 from scalebench.adapters.importing import told
 from scalebench.adapters.lightning_classes import is_a, overrides
-from scalebench.adapters.randomness import seed_all
+from scalebench.adapters.randomness import kept_apart, seed_all
 from scalebench.errors import UserError
 
 TRANSFERRING = ("on_after_batch_transfer", "on_before_batch_transfer", "transfer_batch_to_device")
@@ -33,21 +33,34 @@ class Loaded:
         return DatasetSource(self.name, self.dataset, self.collate, seed)
 
 
-def data_of(name: str, module: Any, data: Any, seed: int) -> tuple[Loaded, Loaded | None]:
-    """What is trained on, and what is validated on, of a module and the DataModule, DataLoader or dataset beside it.
+@dataclass(frozen=True, kw_only=True)
+class OwnData:
+    """What is trained on, validated on and tested on; the last is set up when it is asked for."""
 
-    Raises UserError where there is none, or several.
+    training: Loaded
+    validation: Loaded | None = None
+    open_test: Callable[[int], DatasetSource] | None = None
+
+
+def data_of(name: str, module: Any, data: Any, seed: int) -> OwnData:
+    """The data of a module and the DataModule, DataLoader or dataset beside it.
+
+    Raises UserError where there are none to train on, or several of a kind.
     """
     owners = [owner for owner in (data, module) if kind_of(owner)]
     _refuse(name, owners)
     _set_up(name, module, owners, seed)
     if data is not None and data not in owners:
-        return loaded(name, data), None
+        return OwnData(training=loaded(name, data))
     training = _loader(name, "train_dataloader", owners)
     if training is None:
         raise UserError(f"{name} has no train_dataloader. Return (module, LightningDataModule), or name both: A+B.")
     validating = _loader(name, "val_dataloader", owners)
-    return loaded(name, training), None if validating is None else loaded(name, validating)
+    return OwnData(
+        training=loaded(name, training),
+        validation=None if validating is None else loaded(name, validating),
+        open_test=_test_opener(name, owners),
+    )
 
 
 def kind_of(owner: Any) -> str | None:
@@ -83,13 +96,32 @@ def once_per_node(owners: Sequence[Any]) -> None:
         dist.barrier()
 
 
+def _test_opener(name: str, owners: Sequence[Any]) -> Callable[[int], DatasetSource] | None:
+    owner = _owner("test_dataloader", owners)
+    if owner is None:
+        return None
+
+    def opened(seed: int) -> DatasetSource:
+        with told(name), kept_apart():
+            seed_all(seed, "setup")  # as before, so that what a setup splits at random is split as before
+            owner.setup("test")
+            return loaded(name, owner.test_dataloader()).source(seed)
+
+    return opened
+
+
 def _loader(name: str, hook: str, owners: Sequence[Any]) -> Any:
     """What the first of `owners` that has this hook of its own returns; None without one."""
-    owner = next((owner for owner in owners if overrides(owner, hook, kind_of(owner) or "")), None)
+    owner = _owner(hook, owners)
     if owner is None:
         return None
     with told(name):
         return getattr(owner, hook)()
+
+
+def _owner(hook: str, owners: Sequence[Any]) -> Any:
+    """The first of `owners` that has this hook of its own."""
+    return next((owner for owner in owners if overrides(owner, hook, kind_of(owner) or "")), None)
 
 
 def loaded(name: str, loader: Any) -> Loaded:
@@ -97,7 +129,7 @@ def loaded(name: str, loader: Any) -> Loaded:
     parts = list(loader.values()) if isinstance(loader, dict) else loader if isinstance(loader, list | tuple) else []
     if any(isinstance(part, DataLoader) for part in parts):
         raise UserError(
-            f"{name} has several loaders of one kind; here there is one to train on, and one to validate on."
+            f"{name} has several loaders of one kind; here there is one to train on, to validate on and to test on."
         )
     if not isinstance(loader, DataLoader):
         require_dataset(loader, name)

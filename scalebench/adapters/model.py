@@ -18,7 +18,8 @@ class Model:
         dataset: has `len` and gives a sample for an index from 0: tensors and numbers, or tuples, lists and dicts of
             them. Of a tuple all but the last are the module's arguments, the last is the target; of a dict the module
             gets the entries that its forward names; a lone tensor is both argument and target.
-        validation: a dataset that trainings are validated on; samples held out of `dataset` unless given.
+        validation, test: datasets that trainings are validated on, and tested on where `--test` is asked for; samples
+            held out of `dataset` unless given.
         collate_fn: makes a batch of a list of samples; torch's default_collate unless given.
         blocks: the repeated blocks: names of modules, of containers of them, or of their class. Found unless given.
         item, items_per_sample: what throughput counts, and how many of it a sample holds.
@@ -28,6 +29,7 @@ class Model:
     loss: Callable[..., Any] | None = None
     dataset: Any = None
     validation: Any = None
+    test: Any = None
     collate_fn: Callable[[list[Any]], Any] | None = None
     blocks: str | Sequence[str] | None = None
     item: str = "sample"

@@ -35,7 +35,8 @@ class OwnWorkload:
 
     Args:
         root: the module as built. open_samples: its data.
-        open_validation: what it is validated on in a training, by seed; None: samples held out of its data.
+        open_validation, open_test: what it is validated and tested on in a training, by seed; None: samples held out
+            of its data.
         blocks: as Model has it. item, items_per_sample: as Model has them.
         optimizer: what the model brings along; where that cannot be built for every strategy, a sentence why.
         rates: how its learning rate changes from step to step; None: it stays.
@@ -53,6 +54,7 @@ class OwnWorkload:
         root: Root,
         open_samples: Opened,
         open_validation: Callable[[int], SampleSource] | None = None,
+        open_test: Callable[[int], SampleSource] | None = None,
         blocks: str | Sequence[str] | None = None,
         item: str = "sample",
         items_per_sample: int = 1,
@@ -64,7 +66,7 @@ class OwnWorkload:
         _require_trainable(name, root)
         self.name, self.item, self.items_per_sample = name, item, items_per_sample
         self.rates, self.notes = rates, list(notes)
-        self.open_validation = open_validation
+        self.open_validation, self.open_test = open_validation, open_test
         self._optimizer = optimizer
         self._root, self._open = root, open_samples
         self._state = state_of(root)
@@ -164,7 +166,7 @@ def open_own(name: str, make: Callable[[int], SampleSource]) -> Opened:
 
     def opened(data: str, seed: int) -> SampleSource:
         if data != OWN_DATA:
-            raise UserError(f"{name} brings its own data. Leave --data out.")
+            raise UserError(f"{name} brings its own data, and takes no '{data}'. Leave it out.")
         return make(seed)
 
     return opened

@@ -23,7 +23,6 @@ AS_GIVEN = (
     "log_every",
     "save_async",
     "validate_on",
-    "test_data",
     "samples",
 )
 
@@ -43,10 +42,14 @@ def resolved(spec: RunSpec, flags: Mapping[str, Any], lengths: Lengths) -> tuple
 
 
 def rated(spec: RunSpec, flags: Mapping[str, Any]) -> Recipe:
-    """All but how long it is."""
+    """All but how long it is. Raises UserError for what does not go together."""
+    scaling = next((name for name in ("lr_rule_by", "lr_base") if name in flags), None)
+    if scaling and "lr_rule" not in flags:
+        raise UserError(f"--{scaling.replace('_', '-')} is for a rate that is scaled. Add --lr-rule linear or sqrt.")
     by, fid = flags.get("lr_rule_by", "batch"), asked_fid(flags)
     monitor = full_name(flags.get("monitor", "loss"), fid)
     share = flags.get("val_share", Recipe.model_fields["val_share"].default)
+    tested_on = test_data(spec, flags)
     return Recipe(
         steps=1,
         steps_per_epoch=1,
@@ -62,7 +65,8 @@ def rated(spec: RunSpec, flags: Mapping[str, Any]) -> Recipe:
         target=target(flags.get("target"), fid),
         callbacks=callbacks(flags.get("callback", ())),
         fid=fid,
-        test_share=share if flags.get("test") and not flags.get("test_data") else None,
+        test_data=tested_on,
+        test_share=share if flags.get("test") and not tested_on else None,
         **{name: flags[name] for name in AS_GIVEN if name in flags},
     )
 
@@ -82,6 +86,15 @@ def schedule(spec: RunSpec, flags: Mapping[str, Any]) -> Schedule:
             "constant, cosine or linear, which is followed then."
         )
     return asked or ("model" if own else "constant")
+
+
+def test_data(spec: RunSpec, flags: Mapping[str, Any]) -> str | None:
+    """What is tested on, as asked, else what the model brings along for it; None: samples held out, or no test."""
+    asked: str | None = flags.get("test_data")
+    if asked or not flags.get("test") or not adapters.is_own(spec.workload):
+        return asked
+    workload = workloads.create(spec.workload, spec.size, spec.workload_options, seed=spec.seed)
+    return adapters.OWN_DATA if workload.open_test else None
 
 
 def timed(recipe: Recipe, flags: Mapping[str, Any], lengths: Lengths, spec: RunSpec) -> Recipe:

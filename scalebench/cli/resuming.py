@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scalebench.cli.run import is_worker
 from scalebench.matrix.request import merged_options
 from scalebench.recipe import Recipe
 from scalebench.spec import RunSpec
 from scalebench.training.manifest import Manifest, found_checkpoint, read_manifest
+from scalebench.training.whole import last_whole, set_aside, verify
 
 
-def resumed_checkpoint(flags: Mapping[str, Any]) -> tuple[Path, Manifest] | None:
-    """The checkpoint to go on from, and what it says. Raises UserError when there is none."""
+def resumed_checkpoint(flags: Mapping[str, Any], tell: Callable[[Sequence[str]], None]) -> tuple[Path, Manifest] | None:
+    """The checkpoint to go on from, and what it says. Raises UserError when there is none that is whole."""
     if "resume" not in flags:
         return None
-    checkpoint = found_checkpoint(Path(flags["resume"]))
+    find = the_same_on_every_rank if is_worker(os.environ) else passing_over_damaged_ones
+    checkpoint = find(Path(flags["resume"]), tell)
     return checkpoint, read_manifest(checkpoint)
+
+
+def passing_over_damaged_ones(path: Path, tell: Callable[[Sequence[str]], None]) -> Path:
+    """Of a folder the last checkpoint that is whole; later ones are told of, and set aside."""
+    checkpoint, damages = last_whole(path)
+    for damaged, error in damages.items():
+        tell([f"{error} {set_aside(damaged)}".rstrip()])
+    if damages:
+        tell([f"going on from {checkpoint}, the last that is whole."])
+    return checkpoint
+
+
+def the_same_on_every_rank(path: Path, tell: Callable[[Sequence[str]], None]) -> Path:
+    """Under a foreign launcher: the last one, which rank 0 alone reads through, and which must be whole."""
+    checkpoint = found_checkpoint(path)
+    if os.environ["RANK"] == "0":
+        verify(checkpoint, read_manifest(checkpoint))
+    return checkpoint
 
 
 def resuming_flags(checkpoint: Path, manifest: Manifest, given: Mapping[str, Any]) -> dict[str, Any]:

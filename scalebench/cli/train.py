@@ -99,13 +99,13 @@ def own_flags() -> list[click.Option]:
             choice(Contents),
             "state is what --resume needs, weights the model as one file, full both. Default: full.",
         ),
-        ("save-every", least, "Steps between checkpoints. Default: one at the end."),
-        ("keep-best", whole, "Best checkpoints kept beside the last. Default: 1."),
+        ("save-every", least, "Steps between checkpoints. Default: only the best and the last are written."),
+        ("keep-best", whole, "How many best ones are written, as validations find them, and kept. Default: 1."),
     ]
     flags = [click.Option([f"--{name}"], type=kind, help=text) for name, kind, text in described]
     trackers = "Keep its figures there too. May be repeated; options by --set tracker.X=V (docs/training.md)."
     callbacks = "module:Class or file.py:Class of your own, called on the way (docs/training.md). May be repeated."
-    test = "Test the best checkpoint at the end, on --test-data or a share as large as --val-share, held out besides."
+    test = "Test the best checkpoint at the end, on --test-data, the model's own, or a share like --val-share held out."
     return [
         *flags,
         click.Option(["--tracker"], type=click.Choice(list(TRACKERS)), multiple=True, help=trackers),
@@ -140,7 +140,7 @@ def command(assignments: Sequence[str], json_lines: bool, local_rank: str | None
     tracker_options = options.pop("tracker", {})
     if options:
         flags["set"] = options
-    resumed, batch_given = resumed_checkpoint(flags), not {"accumulation", "micro_batch"}.isdisjoint(flags)
+    resumed, batch_given = resumed_checkpoint(flags, tell), not {"accumulation", "micro_batch"}.isdisjoint(flags)
     if resumed:
         flags = resuming_flags(*resumed, flags)
     if is_worker(os.environ) and "gpus" not in given:
@@ -188,7 +188,7 @@ def carry_out(
     from scalebench.training.resumable import require_resumable
     from scalebench.training.session import lengths
 
-    require_room(folder, resuming=resumed is not None)
+    require_room(folder, resumed[0] if resumed else None)
     recipe, spec = resolved(spec, flags, lengths)
     require_possible(spec, recipe)
     if resumed:
@@ -205,7 +205,7 @@ def carry_out(
         trained(run, request, board)
         return EXIT_OK
     trackers = tracking(flags.get("tracker", ()), flags["tracker_options"], folder, resuming=resumed is not None)
-    tell([*plan_lines(spec, recipe, machine), *cautions([spec], machine)])
+    tell([*plan_lines(spec, training, machine), *cautions([spec], machine)])
     first = resumed[1].step if resumed else 0
     with attended(folder, recipe, board, first), tracked(trackers, spec, recipe, first, tell) as relay:
         done = trained(run, request, board, relay.feed if relay else None)
@@ -288,8 +288,9 @@ def default_folder(spec: RunSpec) -> str:
     return f"{spec.model_name.replace(' ', '-')}-{spec.strategy}-{spec.precision}".replace("/", "_")
 
 
-def plan_lines(spec: RunSpec, recipe: Recipe, machine: Machine) -> list[str]:
+def plan_lines(spec: RunSpec, training: Training, machine: Machine) -> list[str]:
     """What is going to happen, every resolved number."""
+    recipe = training.recipe
     rate = f"learning rate {spec.optimizer.learning_rate:g}"
     if recipe.rule != "none":
         what = "effective batch" if recipe.rule_by == "batch" else "number of GPUs"
@@ -302,6 +303,7 @@ def plan_lines(spec: RunSpec, recipe: Recipe, machine: Machine) -> list[str]:
         f"{recipe.warmup_steps} steps of warm-up",
         f"  validation every {recipe.val_every} steps, on {recipe.val_batches} micro-batches by "
         f"{'all ranks' if recipe.validate_on == 'all' else 'rank 0 alone'}; best by {recipe.monitor}",
+        f"  checkpoints in {training.folder}: {', '.join(kept(recipe))}",
     ]
     if recipe.save_async:
         lines.append(
@@ -311,6 +313,13 @@ def plan_lines(spec: RunSpec, recipe: Recipe, machine: Machine) -> list[str]:
     if recipe.rule != "none" and recipe.rule_by == "gpus" and spec.world_size > 1 and spec.global_batch <= usual:
         lines.append(f"the learning rate follows the number of GPUs, but the effective batch is no more than {usual}.")
     return lines
+
+
+def kept(recipe: Recipe) -> list[str]:
+    """Which checkpoints are written."""
+    best = f"the {recipe.keep_best} best" if recipe.keep_best > 1 else "the best"
+    every = f"one every {recipe.save_every} steps" if recipe.save_every else ""
+    return [*filter(None, [best if recipe.keep_best else "", every]), "the last"]
 
 
 def result_lines(record: Record, path: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -17,6 +18,15 @@ def of_all(value: Value) -> list[Value]:
     values = [value] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def mean_of_all(values: Sequence[float]) -> float:
+    """The mean over all ranks' values, of which each has as many. Collective."""
+    mean = torch.tensor(values, dtype=torch.float64).mean()
+    if dist.is_initialized():
+        dist.all_reduce(mean)
+        mean /= dist.get_world_size()
+    return mean.item()
 
 
 def of_first(value: Value) -> Value:

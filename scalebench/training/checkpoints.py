@@ -1,4 +1,4 @@
-"""Checkpoints: written beside, whole before they get their name, and never in place of the last good one."""
+"""Checkpoints as the ranks of a training write and read them: at once, or carried to disk while training goes on."""
 
 from __future__ import annotations
 
@@ -19,22 +19,19 @@ from scalebench.strategies.base import TrainStep
 from scalebench.strategies.construct import stable_seed
 from scalebench.strategies.safe_reading import read_plain
 from scalebench.training.failures import refused, told
+from scalebench.training.keeping import carried, clear, finish, remove_others
 from scalebench.training.manifest import (
     AVERAGES,
-    MANIFEST,
     STATE,
     UNFINISHED,
     WEIGHTS,
     HeldFile,
     Manifest,
     checkpoint_name,
-    checkpoints_in,
-    copied,
     read_manifest,
     sha256_of,
     sync,
 )
-from scalebench.training.stopping import score
 from scalebench.training.weights import write_weights
 from scalebench.workloads.base import Workload
 
@@ -166,51 +163,6 @@ class Checkpoints:
     @property
     def _leads(self) -> bool:
         return self.place.rank == 0
-
-
-def clear(folder: Path) -> None:
-    """Remove what was left of checkpoints that were never finished."""
-    for left in folder.glob(f"{UNFINISHED}*"):
-        shutil.rmtree(left)
-
-
-def carried(source: Path, target: Path) -> dict[str, HeldFile]:
-    """Every file in `source`, now also in the new folder `target` and on disk."""
-    held = {}
-    for file in sorted(path for path in source.rglob("*") if path.is_file()):
-        name = file.relative_to(source)
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        held[str(name)] = copied(file, target / name)
-    return held
-
-
-def remove_others(folder: Path, recipe: Recipe) -> None:
-    """Remove the checkpoints that are neither the last nor among the best that are kept."""
-    found = checkpoints_in(folder)
-    kept = {*best_of(recipe, found)[: recipe.keep_best], found[-1]}
-    for path in found:
-        if path not in kept:
-            (path / MANIFEST).unlink()  # from here on it is no checkpoint, however far this gets
-            shutil.rmtree(path)
-
-
-def finish(unfinished: Path, manifest: Manifest) -> None:
-    """Give a written folder its manifest and its name, each on disk before the next."""
-    file = unfinished / MANIFEST
-    file.write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    for path in (file, *(path for path in unfinished.rglob("*") if path.is_dir()), unfinished):
-        sync(path)
-    finished = unfinished.with_name(checkpoint_name(manifest.step))
-    if finished.exists():  # without a manifest: what was left of one that was being removed
-        shutil.rmtree(finished)
-    unfinished.rename(finished)
-    sync(finished.parent)
-
-
-def best_of(recipe: Recipe, found: list[Path]) -> list[Path]:
-    """Those of the checkpoints that were validated, the best first, of equals the earliest."""
-    scores = {path: manifest.metrics for path in found if (manifest := read_manifest(path)).metrics}
-    return sorted(scores, key=lambda path: -score(recipe, scores[path]))
 
 
 def random_file(rank: int) -> str:

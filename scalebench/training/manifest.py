@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +24,10 @@ NAME = re.compile(r"step-\d{8,}")
 UNFINISHED = ".writing-"
 STATE, WEIGHTS, AVERAGES = "state", "weights.safetensors", "averages.safetensors"
 HASHED_AT_ONCE_BYTES = 2**20
+
+
+class DamagedError(UserError):
+    """A checkpoint that is not what was written."""
 
 
 class HeldFile(BaseModel):
@@ -82,7 +85,7 @@ def checkpoints_in(folder: Path) -> list[Path]:
 
 
 def read_manifest(checkpoint: Path) -> Manifest:
-    """Of a checkpoint's folder. Raises UserError when it is none, or of a format that this version does not read."""
+    """Of a checkpoint's folder. Raises UserError when it is none, DamagedError for what this version cannot read."""
     file = checkpoint / MANIFEST
     try:
         return Manifest.model_validate_json(file.read_bytes())
@@ -94,7 +97,7 @@ def read_manifest(checkpoint: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "file"
-        raise UserError(f"{file} is damaged or of another version: {place}: {first['msg']}.") from error
+        raise DamagedError(f"{file} is damaged or of another version: {place}: {first['msg']}.") from error
 
 
 def found_checkpoint(path: Path) -> Path:
@@ -106,27 +109,6 @@ def found_checkpoint(path: Path) -> Path:
         reason = "holds no whole checkpoint" if path.exists() else "does not exist"
         raise UserError(f"{path} {reason}. Give the folder that --checkpoint-dir named, or one of its checkpoints.")
     return found[-1]
-
-
-def verify(checkpoint: Path, manifest: Manifest, only: Iterable[str] | None = None) -> None:
-    """Raise UserError unless the checkpoint's files (or those that start with one of `only`) are as they were
-    written."""
-    for name, held in manifest.files.items():
-        if only is not None and not name.startswith(tuple(only)):
-            continue
-        reason = _damage(checkpoint / name, held)
-        if reason:
-            earlier = "; go on from an earlier one" if len(checkpoints_in(checkpoint.parent)) > 1 else ""
-            raise UserError(f"the checkpoint {checkpoint} is damaged: {name} {reason}{earlier}.")
-
-
-def _damage(file: Path, held: HeldFile) -> str | None:
-    try:
-        if file.stat().st_size != held.file_bytes:
-            return f"holds {file.stat().st_size} bytes instead of {held.file_bytes}"
-        return None if sha256_of(file) == held.sha256 else "is not what was written"
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
 
 
 def sha256_of(file: Path) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from scalebench.adapters import OWN_DATA
 from scalebench.data.base import SampleSource
 from scalebench.data.sampler import epoch_permutation
 from scalebench.errors import UserError
@@ -55,12 +56,14 @@ class Split:
 def parts(workload: Workload, spec: RunSpec, recipe: Recipe) -> Split:
     """The parts of a training's data. Raises UserError for data that cannot be read, or are too few.
 
-    A user's own model may bring validation data along. What is held out of training is, of text, the end, since
-    neighbouring windows are alike; of anything else samples drawn by the seed. What is tested on comes out of the rest.
+    A user's own model may bring validation and test data along. What is held out of training is, of text, the end,
+    since neighbouring windows are alike; of anything else samples drawn by the seed. What is tested on comes out of the
+    rest.
     """
     whole = workload.samples(spec.data, spec.seed)
-    brought = _brought(workload, spec, recipe)
-    elsewhere = workload.samples(recipe.test_data, spec.seed) if recipe.test_data else None
+    val_data = recipe.val_data or (OWN_DATA if workload.open_validation else None)
+    brought = _elsewhere(val_data, workload, workload.open_validation, spec.seed)
+    elsewhere = _elsewhere(recipe.test_data, workload, workload.open_test, spec.seed)
     val, test = (_count(len(whole), share) for share in (None if brought else recipe.val_share, recipe.test_share))
     if val + test >= len(whole):
         raise UserError(f"{spec.data} holds {len(whole)} samples, too few to hold any out. Give --val-data.")
@@ -77,10 +80,12 @@ def _count(samples: int, share: float | None) -> int:
     return max(1, round(samples * share)) if share else 0
 
 
-def _brought(workload: Workload, spec: RunSpec, recipe: Recipe) -> SampleSource | None:
-    """Validation data that are no part of the training data."""
-    if recipe.val_data:
-        return workload.samples(recipe.val_data, spec.seed)
-    if workload.open_validation:
-        return workload.open_validation(spec.seed)
-    return None
+def _elsewhere(
+    data: str | None, workload: Workload, own: Callable[[int], SampleSource] | None, seed: int
+) -> SampleSource | None:
+    """What is no part of the training data: `data`, if any, of which the model brings along its `own`."""
+    if data != OWN_DATA:
+        return workload.samples(data, seed) if data else None
+    if own is None:
+        raise UserError(f"{workload.name} brings no such data along. Leave --val-data and --test-data {data} out.")
+    return own(seed)

@@ -19,15 +19,22 @@ from scalebench.training.pictures import JUDGED, pictured
 from scalebench.training.weights import stored_as
 
 
-def require_room(folder: Path, *, resuming: bool) -> None:
-    """Raise UserError where checkpoints could not be written, or would mix with those of another training."""
+def require_room(folder: Path, resumed: Path | None) -> None:
+    """Raise UserError where checkpoints could not be written, or would mix with those of another training, or with
+    later ones than the one that is `resumed`."""
     if importlib.util.find_spec("safetensors") is None:
         raise UserError(
             "checkpoints need safetensors, which is missing. Type: pip install 'scalebench-suite[checkpoints]'"
         )
     require_writable(folder, "folder of checkpoints", "--checkpoint-dir")
     found = checkpoints_in(folder)
-    if found and not resuming:
+    if resumed and resumed.parent.resolve() == folder.resolve():
+        if found[-1].name != resumed.name:
+            raise UserError(
+                f"{folder} holds later checkpoints than {resumed.name}, the last {found[-1].name}. Those to come would "
+                "mix with them: give another --checkpoint-dir, or remove them."
+            )
+    elif found:
         raise UserError(
             f"{folder} holds checkpoints already, the last {found[-1].name}. "
             f"Go on with --resume {folder}, or give another --checkpoint-dir."

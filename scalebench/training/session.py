@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,6 @@ from scalebench.spec import PlannedRun, RunSpec
 from scalebench.trackers.feed import Feed
 from scalebench.training import entry
 from scalebench.training.board import Board
-from scalebench.training.manifest import read_manifest, verify
 from scalebench.training.parts import parts
 from scalebench.training.pictures import Sheets
 from scalebench.training.worker import TrainJob, perform
@@ -33,10 +31,8 @@ def train(
 ) -> tuple[Record, Path]:
     """Train as planned and store the record, whatever becomes of it; trackers are told by `feed`.
 
-    Raises UserError and KeyboardInterrupt as scalebench.harness.runner.execute does, and UserError for a checkpoint to
-    go on from that is damaged.
+    Raises UserError and KeyboardInterrupt as scalebench.harness.runner.execute does.
     """
-    _require_whole(run)
     staging = run.training.staging if run.training else None
     with stoppable() as stop, private_folder(staging) if staging else nullcontext() as staged:
         name = session_name()
@@ -49,24 +45,12 @@ def train(
 def train_as_worker(
     run: PlannedRun, *, results: Path, board: Board, feed: Feed | None = None
 ) -> tuple[Record, Path] | None:
-    """Be one rank of a training under a foreign launcher, as scalebench.harness.runner.execute_as_worker says.
-
-    Raises UserError for a checkpoint to go on from that is damaged.
-    """
-    if os.environ["RANK"] == "0":
-        _require_whole(run)
+    """Be one rank of a training under a foreign launcher, as scalebench.harness.runner.execute_as_worker says."""
     name = session_name()
     job = _job(board, feed, results / name, None, run)
     return execute_as_worker(
         run, results=results, name=name, take_part=partial(work, job, gather=True, perform=perform)
     )
-
-
-def _require_whole(run: PlannedRun) -> None:
-    """Raise UserError where the checkpoint to go on from, if there is one, is damaged."""
-    if run.training and run.training.resume:
-        checkpoint = Path(run.training.resume)
-        verify(checkpoint, read_manifest(checkpoint))
 
 
 def _job(board: Board, feed: Feed | None, records: Path, staging: Path | None, run: PlannedRun) -> TrainJob:

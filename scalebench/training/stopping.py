@@ -1,10 +1,11 @@
-"""When a training ends, and which of its validations was best: functions of the validations alone."""
+"""When a training ends, which of its validations was best, what is worth keeping: functions of validations alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from scalebench.errors import UserError
 from scalebench.recipe import Recipe
 from scalebench.records.training import Ended, Evaluation
 
@@ -33,6 +34,24 @@ def score(recipe: Recipe, metrics: dict[str, float]) -> float:
     if math.isnan(value):
         return -math.inf
     return value if recipe.higher else -value
+
+
+def worth_saving(recipe: Recipe, evaluations: Sequence[Evaluation], step: int) -> bool:
+    """Whether a checkpoint is written after `step` steps: every so many, and when a validation there is among the best
+    that are kept."""
+    if recipe.save_every and step % recipe.save_every == 0:
+        return True
+    if not evaluations or evaluations[-1].step != step:
+        return False
+    *before, last = (score(recipe, one.metrics) for one in evaluations)
+    return sum(one >= last for one in before) < recipe.keep_best
+
+
+def require_known(recipe: Recipe, metrics: Mapping[str, float]) -> None:
+    """Raise UserError for a metric that is asked for, and that validation does not give."""
+    for name in filter(None, (recipe.monitor, recipe.target and recipe.target.metric)):
+        if name not in metrics:
+            raise UserError(f"validation knows no {name}. Allowed: {', '.join(metrics)}.")
 
 
 def next_stop(recipe: Recipe, step: int) -> int:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
-
-from scalebench.errors import UserError
 from scalebench.harness.loop import Timeline
 from scalebench.harness.phase import Phase
 from scalebench.harness.placement import Place, barrier
@@ -19,18 +15,13 @@ from scalebench.records.training import Ended, Evaluation, Sheet, TrainingFacts
 from scalebench.spec import RunSpec
 from scalebench.stats.pacing import Chunk, Stopped
 from scalebench.strategies.base import Batch, TrainStep
-from scalebench.trackers.feed import Feed
 from scalebench.training import stopping
-from scalebench.training.board import Board, Standing
-from scalebench.training.callbacks import Callbacks, Moment
-from scalebench.training.checkpoints import Checkpoints, best_of
-from scalebench.training.figures import (
-    figures_of_checkpoint,
-    figures_of_process,
-    figures_of_steps,
-    figures_of_validation,
-)
+from scalebench.training.agreeing import mean_of_all
+from scalebench.training.callbacks import Moment
+from scalebench.training.checkpoints import Checkpoints
+from scalebench.training.keeping import best_of
 from scalebench.training.learning_rate import learning_rates
+from scalebench.training.listeners import Listeners
 from scalebench.training.manifest import Manifest, checkpoint_name, checkpoints_in
 from scalebench.training.pictures import Sheets
 from scalebench.training.sampling import Sampling
@@ -39,7 +30,7 @@ from scalebench.training.validation import Validation
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """What a training goes through: everything that does not change on the way. Trackers have a feed on rank 0."""
+    """What a training goes through: everything that does not change on the way."""
 
     spec: RunSpec
     recipe: Recipe
@@ -47,11 +38,9 @@ class Course:
     phase: Phase
     validation: Validation
     sampling: Sampling | None
-    sheets: Sheets | None
+    sheets: Sheets
     checkpoints: Checkpoints
-    board: Board | None
-    feed: Feed | None
-    callbacks: Callbacks
+    listeners: Listeners
     items_per_step: int
 
 
@@ -77,7 +66,7 @@ class Trainer:
     def begin(self) -> Chunk | Stopped:
         self._began, self._first = time.monotonic(), self.done
         self.ended = stopping.ended(self.course.recipe, self.evaluations, self.done)
-        self._call("on_begin")
+        self.course.listeners.call("on_begin", self._moment())
         return self._next()
 
     def go_on(self, ran: Timeline) -> Chunk | Stopped:
@@ -88,12 +77,12 @@ class Trainer:
         if self.done % recipe.val_every == 0 or self.done >= recipe.steps:
             self._validate()
         self.ended = stopping.ended(recipe, self.evaluations, self.done)
-        if self.ended or (recipe.save_every and self.done % recipe.save_every == 0):
+        if self.ended or stopping.worth_saving(recipe, self.evaluations, self.done):
             self._save()
         self._look_after_checkpoints()
         self._tell_saves()
         if self.ended:
-            self._call("on_end")
+            self.course.listeners.call("on_end", self._moment())
         return self._next()
 
     def learning_rates(self, batches: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
@@ -138,23 +127,21 @@ class Trainer:
         found = self.course.validation(self.step)
         generated, generate_seconds = self._generated()
         metrics = found.metrics | generated
-        require_known(self.course.recipe, metrics)
-        self.evaluations.append(
-            Evaluation(
-                step=self.done,
-                samples=self.done * self.course.spec.global_batch,
-                elapsed_seconds=self._elapsed(),
-                seconds=time.monotonic() - began,
-                metrics=metrics,
-                generate_seconds=generate_seconds,
-                rank_samples=found.rank_samples,
-                rank_seconds=found.rank_seconds,
-            )
+        stopping.require_known(self.course.recipe, metrics)
+        evaluation = Evaluation(
+            step=self.done,
+            samples=self.done * self.course.spec.global_batch,
+            elapsed_seconds=self._elapsed(),
+            seconds=time.monotonic() - began,
+            metrics=metrics,
+            generate_seconds=generate_seconds,
+            rank_samples=found.rank_samples,
+            rank_seconds=found.rank_seconds,
         )
-        self._post(validations=len(self.evaluations), metric=metrics.get(self.course.recipe.monitor, float("nan")))
-        if self.course.feed:
-            self.course.feed.scalars(figures_of_validation(self.evaluations[-1]), self.done)
-        self._call("on_validation")
+        self.evaluations.append(evaluation)
+        monitored = metrics[self.course.recipe.monitor]
+        listeners, number = self.course.listeners, len(self.evaluations)
+        listeners.validated(self._moment(), evaluation, number=number, monitored=monitored)
 
     def _generated(self) -> tuple[dict[str, float], float | None]:
         """The metrics of what is generated now, and how long that took; rank 0 keeps a sheet of it."""
@@ -162,10 +149,9 @@ class Trainer:
             return {}, None
         began = time.monotonic()
         metrics, pictures = self.course.sampling(self.step)
-        if pictures is not None and self.course.sheets and self.course.place.rank == 0:
+        if pictures is not None and self.course.place.rank == 0:
             self.sheets.append(self.course.sheets.keep(pictures, self.done))
-        if pictures is not None and self.course.feed:
-            self.course.feed.images("samples", pictures, self.done)
+            self.course.listeners.generated(pictures, self.done)
         return metrics, time.monotonic() - began
 
     def _save(self) -> None:
@@ -189,33 +175,23 @@ class Trainer:
             self.course.checkpoints.look()
 
     def _show(self, ran: Timeline) -> None:
-        mean = mean_over_ranks(ran.losses)
+        mean = mean_of_all(ran.losses)
         seconds = (ran.step_end_ns[-1] - ran.start_ns) * 1e-9
         rate = len(ran.losses) * self.course.items_per_step / seconds
-        learning_rate: float = self.step.optimizer.param_groups[0]["lr"]
-        self._post(step=self.done, loss=mean, learning_rate=learning_rate, rate=rate)
-        if self.course.feed:
-            epoch = self.done / self.course.recipe.steps_per_epoch
-            found = figures_of_steps(ran, loss=mean, rate=rate, learning_rate=learning_rate, epoch=epoch)
-            self.course.feed.look(found | figures_of_process(self.course.place.device), self.done)
-        self._call("on_steps", losses=ran.losses)
+        epoch = self.done / self.course.recipe.steps_per_epoch
+        moment = self._moment(losses=ran.losses)
+        self.course.listeners.made_steps(moment, ran, loss=mean, rate=rate, epoch=epoch)
 
     def _tell_saves(self) -> None:
         """Of the checkpoints that have come to be on disk, which rank 0 knows."""
         new = self.course.checkpoints.saves[self.saves_told :]
         self.saves_told += len(new)
         for save in new if self.course.place.rank == 0 else ():
-            if self.course.feed:
-                self.course.feed.scalars(figures_of_checkpoint(save), self.done)
             path = self.course.checkpoints.folder / checkpoint_name(save.step)
-            self._call("on_checkpoint", checkpoint=path)
+            self.course.listeners.saved(self._moment(checkpoint=path), save)
 
-    def _call(self, hook: str, losses: Sequence[float] = (), checkpoint: Path | None = None) -> None:
-        """Let the user's callbacks know."""
-        if not self.course.callbacks:
-            return
-        self.course.phase.enter("callbacks")
-        moment = Moment(
+    def _moment(self, losses: Sequence[float] = (), checkpoint: Path | None = None) -> Moment:
+        return Moment(
             step=self.done,
             steps=self.course.recipe.steps,
             rank=self.course.place.rank,
@@ -226,31 +202,9 @@ class Trainer:
             metrics=self.evaluations[-1].metrics if self.evaluations else None,
             checkpoint=checkpoint,
         )
-        self.course.callbacks.call(hook, moment)
-
-    def _post(self, **news: float) -> None:
-        board = self.course.board
-        if board and self.course.place.rank == 0:
-            board.write(Standing(**{**vars(board.read()), **news}))
 
     def _elapsed(self) -> float:
         return self.elapsed + time.monotonic() - self._began
-
-
-def require_known(recipe: Recipe, metrics: Mapping[str, float]) -> None:
-    """Raise UserError for a metric that is asked for, and that validation does not give."""
-    for name in filter(None, (recipe.monitor, recipe.target and recipe.target.metric)):
-        if name not in metrics:
-            raise UserError(f"validation knows no {name}. Allowed: {', '.join(metrics)}.")
-
-
-def mean_over_ranks(losses: Sequence[float]) -> float:
-    """The mean of all ranks' losses."""
-    mean = torch.tensor(losses, dtype=torch.float64).mean()
-    if dist.is_initialized():
-        dist.all_reduce(mean)
-        mean /= dist.get_world_size()
-    return mean.item()
 
 
 def resumed(trainer: Trainer, manifest: Manifest) -> None:

@@ -23,9 +23,9 @@ from scalebench.training.manifest import (
     Manifest,
     found_checkpoint,
     read_manifest,
-    verify,
 )
 from scalebench.training.tensor_file import write_tensors
+from scalebench.training.whole import verify
 from scalebench.workloads.base import Workload
 
 WRAPPERS = ("_fsdp_wrapped_module.", "_orig_mod.", "_forward_module.")

@@ -24,6 +24,7 @@ from scalebench.training.board import Board
 from scalebench.training.callbacks import Callbacks
 from scalebench.training.checkpoints import Checkpoints
 from scalebench.training.figures import figures_of_test
+from scalebench.training.listeners import Listeners
 from scalebench.training.manifest import read_manifest
 from scalebench.training.parts import parts
 from scalebench.training.pictures import Sheets
@@ -41,10 +42,10 @@ class TrainJob(Job):
     """One rank's part of a training; where rank 0 shows how it stands, what it tells trackers, where it keeps what it
     generates, and where checkpoints are written first."""
 
-    board: Board | None = None
-    feed: Feed | None = None
-    sheets: Sheets | None = None
-    staging: Path | None = None
+    board: Board
+    feed: Feed | None
+    sheets: Sheets
+    staging: Path | None
 
 
 def main(job: Job) -> Report:
@@ -96,9 +97,9 @@ def train(job: Job, strategy: Strategy, place: Place, phase: Phase, stages: Stag
 
 def course_of(job: Job, workload: Workload, val_part: SampleSource, place: Place, phase: Phase) -> Course:
     """What the training of `job` goes through."""
-    spec, training = job.run.spec, job.run.training
-    assert training is not None
-    recipe = training.recipe
+    assert isinstance(job, TrainJob)
+    assert job.run.training is not None
+    spec, training, recipe = job.run.spec, job.run.training, job.run.training.recipe
     return Course(
         spec=spec,
         recipe=recipe,
@@ -106,18 +107,22 @@ def course_of(job: Job, workload: Workload, val_part: SampleSource, place: Place
         phase=phase,
         validation=Validation(share=share_of(val_part, spec, recipe, place, phase), workload=workload),
         sampling=sampling(spec, recipe, val_part, place, phase),
-        sheets=job.sheets if isinstance(job, TrainJob) else None,
+        sheets=job.sheets,
         checkpoints=Checkpoints(
             folder=Path(training.folder),
             recipe=recipe,
             workload=workload,
             place=place,
             phase=phase,
-            staging=job.staging if isinstance(job, TrainJob) else None,
+            staging=job.staging,
         ),
-        board=job.board if isinstance(job, TrainJob) else None,
-        feed=job.feed if isinstance(job, TrainJob) and place.rank == 0 else None,
-        callbacks=Callbacks(recipe.callbacks),
+        listeners=Listeners(
+            board=job.board if place.rank == 0 else None,
+            feed=job.feed if place.rank == 0 else None,
+            callbacks=Callbacks(recipe.callbacks),
+            place=place,
+            phase=phase,
+        ),
         items_per_step=spec.global_batch * workload.items_per_sample,
     )
 

@@ -26,6 +26,8 @@ class Workload(StrategyWorkload, Protocol):
     """How the model's own scheduler changes the learning rate from step to step; None: it stays."""
     open_validation: Callable[[int], SampleSource] | None = None
     """By seed, the data that the model brings along to be validated on; None: samples held out of its data."""
+    open_test: Callable[[int], SampleSource] | None = None
+    """Likewise, to be tested on."""
 
     def flops_per_sample(self, *, causal: bool = False) -> float | None:
         """Model FLOPs of forward plus backward for one sample, recomputation not counted; None if unknown.

@@ -28,6 +28,7 @@ class Sized(Generic[C]):
     items_per_sample = 1
     rates = None
     open_validation = None
+    open_test = None
 
     def __init__(self, size: str, config: C) -> None:
         self.size = size

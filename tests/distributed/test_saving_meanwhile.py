@@ -9,7 +9,7 @@ import pytest
 
 from scalebench.harness.job import Job, Report
 from scalebench.harness.lifeline import kept_folder
-from scalebench.training import checkpoints, manifest, session, worker
+from scalebench.training import keeping, manifest, session, worker
 from scalebench.training.manifest import HeldFile, checkpoints_in
 from tests.distributed.test_training import facts, recipe, small, train
 
@@ -36,7 +36,7 @@ def on_a_disk_that_waits_for_steps(job: Job) -> Report:
             time.sleep(0.005)
         return manifest.copied(source, target)
 
-    checkpoints.copied = copied
+    keeping.copied = copied
     return worker.main(job)
 
 
@@ -60,7 +60,7 @@ def on_a_disk_that_fails(job: Job) -> Report:
     def copied(source: Path, target: Path) -> HeldFile:
         raise OSError(28, "No space left on device")
 
-    checkpoints.copied = copied
+    keeping.copied = copied
     return worker.main(job)
 
 

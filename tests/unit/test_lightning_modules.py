@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from scalebench import adapters
-from scalebench.cli.recipes import schedule
+from scalebench.cli.recipes import rated, schedule
 from scalebench.errors import UserError
 from scalebench.harness.loading import at_rates
 from scalebench.recipe import Recipe
@@ -221,6 +221,50 @@ def test_a_training_is_validated_on_its_validation_data() -> None:
     recipe = Recipe(steps=4, steps_per_epoch=4, val_every=4, base_learning_rate=0.1)
     split = parts(workload, make_spec(workload=LIT, data="own"), recipe)
     assert (len(split.train), len(split.val)) == (205, 51)
+
+
+STAGED = """
+class Data(L.LightningDataModule):
+    def setup(self, stage):
+        x = torch.randn(32, 4)
+        self.train, self.val, rest = torch.utils.data.random_split(x, [20, 4, 8])
+        if stage == "test":
+            self.test = rest
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader(self.train)
+    def val_dataloader(self):
+        return torch.utils.data.DataLoader(self.val)
+    def test_dataloader(self):
+        return torch.utils.data.DataLoader(self.test)
+make = lambda: (Lit(), Data())
+"""
+
+
+def rows_of(source: Any) -> set[tuple[float, ...]]:
+    return {tuple(row.tolist()) for row in source.__getitems__(range(len(source)))["batch"]}
+
+
+def test_a_training_is_tested_on_its_test_data_which_it_has_not_seen(tmp_path: Path) -> None:
+    workload = own(tmp_path, STAGED)
+    spec = make_spec(workload=workload.name, data="own", size="own")
+    asked = rated(spec, {"test": True, "lr": 0.1})
+    assert (asked.test_data, asked.test_share) == ("own", None)
+    before = torch.get_rng_state()
+    split = parts(workload, spec, asked)
+    assert torch.equal(torch.get_rng_state(), before)
+    seen = [rows_of(part) for part in (split.train, split.val, split.test)]
+    assert [len(rows) for rows in seen] == [20, 4, 8]
+    assert len(set.union(*seen)) == 32
+    assert rows_of(parts(workload, spec, asked).test) == seen[2]
+    assert parts(workload, spec, rated(spec, {})).test is None
+
+
+def test_without_test_data_of_its_own_a_share_is_held_out() -> None:
+    workload, spec = adapters.create(LIT, {}), make_spec(workload=LIT, data="own", size="own")
+    asked = rated(spec, {"test": True})
+    assert (asked.test_data, asked.test_share) == (None, 0.1)
+    with pytest.raises(UserError, match="brings no such data along"):
+        parts(workload, spec, asked.model_copy(update={"test_data": "own"}))
 
 
 def test_a_data_module_that_changes_batches_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from scalebench import workloads
 from scalebench.cli.asking import Asked
 from scalebench.cli.main import exit_code
 from scalebench.cli.recipes import limited, resolved, target
-from scalebench.cli.resuming import resuming_flags, with_global_batch
+from scalebench.cli.resuming import resumed_checkpoint, resuming_flags, with_global_batch
 from scalebench.cli.train import SHARED, cell
 from scalebench.data.batches import loader
 from scalebench.errors import UserError
@@ -20,21 +20,22 @@ from scalebench.machine import detect
 from scalebench.recipe import Fid, Recipe, Target
 from scalebench.records.training import Evaluation
 from scalebench.strategies.config import OptimizerConfig
-from scalebench.training.checkpoints import best_of, finish
+from scalebench.training.keeping import best_of, clear, finish, remove_others
 from scalebench.training.learning_rate import learning_rate, scaled
 from scalebench.training.manifest import (
+    MANIFEST,
     HeldFile,
     Manifest,
     checkpoints_in,
     found_checkpoint,
     read_manifest,
     sha256_of,
-    verify,
 )
 from scalebench.training.parts import parts
-from scalebench.training.requirements import require_possible
+from scalebench.training.requirements import require_possible, require_room
 from scalebench.training.resumable import FREE_TO_CHANGE, differences, require_resumable
-from scalebench.training.stopping import ended, next_stop
+from scalebench.training.stopping import ended, next_stop, worth_saving
+from scalebench.training.whole import verify
 from tests.unit.factory import make_spec
 
 
@@ -162,6 +163,76 @@ def test_every_kind_of_damage_is_told(tmp_path: Path) -> None:
         read_manifest(checkpoint)
 
 
+def test_a_damaged_checkpoint_is_passed_over_and_kept(tmp_path: Path) -> None:
+    made = {step: make_checkpoint(tmp_path, step, 2.0) for step in (5, 10, 15, 20)}
+    (made[15] / "weights").write_bytes(b"v" * 100)
+    (made[20] / MANIFEST).write_text('{"step": 5')
+    told: list[str] = []
+    found = resumed_checkpoint({"resume": str(tmp_path)}, told.extend)
+    assert found is not None
+    assert found[0] == made[10]
+    assert found[1].step == 10
+    assert "step-00000020" in told[0]
+    assert "weights is not what was written. The one before it is step-00000010. It is kept as damaged-" in told[1]
+    assert told[2] == f"going on from {made[10]}, the last that is whole."
+    assert checkpoints_in(tmp_path) == [made[5], made[10]]
+    assert (tmp_path / "damaged-step-00000015" / "weights").read_bytes() == b"v" * 100
+    (made[10] / "weights").unlink()
+    with pytest.raises(UserError, match="weights cannot be read"):
+        resumed_checkpoint({"resume": str(made[10])}, told.extend)
+
+
+def test_where_no_checkpoint_is_whole_nothing_is_moved(tmp_path: Path) -> None:
+    damaged = [make_checkpoint(tmp_path, step, 2.0) for step in (5, 10)]
+    for checkpoint in damaged:
+        (checkpoint / "weights").write_bytes(b"v" * 100)
+    with pytest.raises(UserError, match="step-00000010 is damaged"):
+        resumed_checkpoint({"resume": str(tmp_path)}, print)
+    assert checkpoints_in(tmp_path) == damaged
+
+
+def test_checkpoints_never_mix_with_later_ones_or_other_trainings(tmp_path: Path) -> None:
+    first, last = (make_checkpoint(tmp_path / "c", step, 2.0) for step in (5, 10))
+    require_room(tmp_path / "c", last)
+    require_room(tmp_path / "new", first)
+    for folder, resumed, said in (
+        (first.parent, first, "holds later checkpoints than step-00000005, the last step-00000010"),
+        (first.parent, None, "holds checkpoints already, the last step-00000010"),
+        (make_checkpoint(tmp_path / "other", 5, 2.0).parent, first, "holds checkpoints already"),
+    ):
+        with pytest.raises(UserError, match=said):
+            require_room(folder, resumed)
+
+
+def test_what_is_removed_is_no_checkpoint_from_one_moment_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [make_checkpoint(tmp_path, step, loss) for step, loss in ((5, 1.0), (10, 2.0), (15, 3.0))]
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        remove_others(tmp_path, recipe())
+    assert checkpoints_in(tmp_path) == [made[0], made[2]]
+    monkeypatch.undo()
+    clear(tmp_path)
+    assert sorted(tmp_path.iterdir()) == [made[0], made[2]]
+
+
+def test_validations_among_the_best_are_saved() -> None:
+    losses = [3.0, 2.0, 2.0, math.nan, 2.5, 1.0]
+    found = [evaluation(10 * number, loss=loss) for number, loss in enumerate(losses, 1)]
+    for best, saved in {0: [], 1: [10, 20, 60], 2: [10, 20, 30, 60]}.items():
+        asked = recipe(keep_best=best)
+        worth = [one.step for number, one in enumerate(found, 1) if worth_saving(asked, found[:number], one.step)]
+        assert worth == saved
+        assert not worth_saving(asked, found, 65)
+        assert not worth_saving(asked, [], 10)
+    assert worth_saving(recipe(save_every=5, keep_best=0), found, 65)
+
+
 def test_a_foreign_folder_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(UserError, match="holds no whole checkpoint"):
@@ -278,6 +349,8 @@ def test_where_nothing_can_be_written_or_read_is_told_before_launch(
         ["--strategy", "fsdp", "--validate-on", "rank0", "--gpus", "2"],
         ["--strategy", "ddp", "--samples", "4"],
         ["--strategy", "ddp", "--fid-samples", "4"],
+        ["--strategy", "ddp", "--lr-rule-by", "gpus"],
+        ["--strategy", "ddp", "--test-data", "own"],
         ["--strategy", "ddp", "--fid-extractor", "nowhere.py:features"],
         [],
     ],
