@@ -44,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--scalebench-against",
         metavar="CHECKOUT",
-        help="Another source tree of scalebench, measured in turn with this one: tests must not be worse than it.",
+        help="Another source tree of what is tested, measured in turn with this one: tests must not be worse than it.",
     )
     group.addoption(
         "--scalebench-inconclusive",

@@ -135,12 +135,13 @@ def tell_verdicts(verdicts: Sequence[Verdict], name: Name, form: str) -> None:
 
 
 def write_plot(verdicts: Sequence[Verdict], name: Name, margin: float, path: Path) -> None:
-    """The forest plot. Raises UserError when it cannot be written."""
+    """The forest plot, where there is anything to draw. Raises UserError when it cannot be written."""
     from scalebench.reporting.verdicts import forest
 
     plot = forest(verdicts, name, margin)
     if plot is None:
-        raise UserError("there is no measured ratio with an interval to plot. Leave --plot out.")
+        click.echo(f"{path} is not written: there is no measured ratio with an interval to plot.", err=True)
+        return
     try:
         plot.savefig(path)
     except (OSError, ValueError) as error:
@@ -233,7 +234,7 @@ compare = click.Command(
             ["--checkouts"],
             nargs=2,
             metavar="DIR DIR",
-            help="With --live: the source trees of scalebench to measure BASE and NEW with.",
+            help="With --live: the source trees, of scalebench or of your own model, to measure BASE and NEW in.",
         ),
         click.Option(
             ["--pythons"],

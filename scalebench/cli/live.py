@@ -77,13 +77,13 @@ def compare_live(base: str, new: str, rule: Rule, options: Mapping[str, Any]) ->
 
 def read_question(base: str, new: str, options: Mapping[str, Any]) -> Question:
     """Raises UserError where the sides are not as many cells, or a file asks for what no comparison can do."""
-    sides = [read_cells(Path(given)) for given in (base, new)]
-    (a, parity_a), (b, parity_b) = sides
-    if len(a) != len(b):
-        raise UserError(f"'{base}' asks for {len(a)} cells and '{new}' for {len(b)}: they are compared one by one.")
     pythons = options["pythons"] or (Place().python,) * 2
     checkouts = [read_checkout(given) for given in options["checkouts"] or (None, None)]
     places = [Place(python=python, checkout=checkout) for python, checkout in zip(pythons, checkouts, strict=True)]
+    sides = [place.call(read_cells, Path(given).absolute()) for place, given in zip(places, (base, new), strict=True)]
+    (a, parity_a), (b, parity_b) = sides
+    if len(a) != len(b):
+        raise UserError(f"'{base}' asks for {len(a)} cells and '{new}' for {len(b)}: they are compared one by one.")
     return Question(cells=list(zip(a, b, strict=True)), places=(places[0], places[1]), parity=parity_a or parity_b)
 
 
@@ -98,13 +98,16 @@ def read_cells(path: Path) -> tuple[list[RunSpec], bool]:
 
 
 def read_checkout(given: str | None) -> Path | None:
-    """A source tree of scalebench. Raises UserError for anything else."""
+    """A source tree. Raises UserError for what is none, or one of a scalebench that cannot be a side."""
     if given is None:
         return None
     folder = Path(given).resolve()
-    if not (folder / "scalebench" / "harness" / "side.py").exists():
+    if not folder.is_dir():
+        raise UserError(f"--checkouts {given}: there is no such folder. Make one: git worktree add {given} REVISION")
+    ours = folder / "scalebench"
+    if (ours / "__init__.py").exists() and not (ours / "harness" / "side.py").exists():
         raise UserError(
-            f"--checkouts {given}: no source tree of scalebench that can be compared (scalebench/harness/side.py)"
+            f"--checkouts {given}: its scalebench is too old to be compared (no scalebench/harness/side.py)"
         )
     return folder
 

@@ -14,11 +14,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from scalebench.errors import UserError
 from scalebench.harness.runner import session_name
@@ -28,23 +30,43 @@ from scalebench.records.store import read_record
 from scalebench.spec import PlannedRun, RunSpec
 
 SIDES = ("a", "b")
+Returned = TypeVar("Returned")
+
 LAST_RUN_SECONDS = 30.0
 """How long a side that is asked to stop may take to end its run and record it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a side runs: an interpreter, and the source tree of scalebench if it is not the installed one."""
+    """Where a side runs: an interpreter, and the source tree that is its current folder, if that is not ours.
+
+    What is in the tree is what runs: scalebench itself where it is scalebench's, one's own model where it has that.
+    """
 
     python: str = sys.executable
     checkout: Path | None = None
 
     def environment(self) -> dict[str, str]:
-        """The process's own, with the source tree before everything else that is imported."""
+        """The process's own, with the source tree before everything else that is imported.
+
+        What it inherits of relative names is ours, not the tree's.
+        """
+        before = [os.path.abspath(name) for name in os.environ.get("PYTHONPATH", "").split(os.pathsep) if name]
+        tree = [] if self.checkout is None else [str(self.checkout)]
+        return os.environ | {"PYTHONPATH": os.pathsep.join([*tree, *before])}
+
+    def call(self, function: Callable[..., Returned], *arguments: object) -> Returned:
+        """What `function` returns in the source tree, in a process that has imported nothing from another."""
         if self.checkout is None:
-            return dict(os.environ)
-        before = os.environ.get("PYTHONPATH")
-        return os.environ | {"PYTHONPATH": os.pathsep.join([str(self.checkout), *([before] if before else [])])}
+            return function(*arguments)
+        with ProcessPoolExecutor(1, get_context("spawn"), initializer=enter, initargs=(self.checkout,)) as there:
+            return there.submit(function, *arguments).result()
+
+
+def enter(folder: Path) -> None:
+    """From now on names of files and of modules are those in `folder`."""
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
 
 
 class SideProcess:
@@ -55,7 +77,8 @@ class SideProcess:
         self._said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed with the side
         try:
             self._process = subprocess.Popen(
-                [place.python, "-m", "scalebench.harness.side", str(results / name), session],
+                [place.python, "-m", "scalebench.harness.side", str(results.absolute() / name), session],
+                cwd=place.checkout,  # which `-m` imports from first
                 env=place.environment(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

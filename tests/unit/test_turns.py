@@ -9,7 +9,7 @@ import pytest
 from scalebench.cli.live import QUESTION, State, read_looks
 from scalebench.cli.main import exit_code
 from scalebench.errors import EXIT_USAGE, UserError
-from scalebench.harness.turns import order
+from scalebench.harness.turns import Place, SideProcess, order
 from tests.unit.factory import make_record, make_spec
 
 SPECS = make_spec(), make_spec(strategy="fsdp")
@@ -66,6 +66,7 @@ FILES = {
     "search.toml": '[run]\nstrategy = "ddp"\ngpus = 1\nmicro_batch = "auto"',
     "broken.toml": "[run",
     "empty": "",
+    "old/scalebench/__init__.py": "",
 }
 
 
@@ -77,7 +78,8 @@ FILES = {
         (["one.toml", "broken.toml"], "not valid TOML"),
         (["one.toml", "absent.toml"], "cannot be read"),
         (["one.toml", "empty"], "strategy"),
-        (["one.toml", "one.toml", "--checkouts", ".", "."], "no source tree of scalebench"),
+        (["one.toml", "one.toml", "--checkouts", "absent", "."], "there is no such folder"),
+        (["one.toml", "one.toml", "--checkouts", "old", "."], "too old to be compared"),
         (["one.toml", "one.toml", "--pythons", "/nowhere/python", "/nowhere/python"], "cannot be started"),
         (["one.toml", "one.toml", "--pythons", "/bin/false", "/bin/false"], "its process ended"),
     ],
@@ -87,8 +89,32 @@ def test_what_cannot_be_compared_gets_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name, text in FILES.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(text)
     assert exit_code(["compare", "--live", *arguments, "--results", "r"]) == EXIT_USAGE
     errors = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
     assert len(errors) == 1
     assert told in errors[0]
+
+
+SIDE = """
+import json, os, sys
+print(json.dumps({"error": f"{os.path.basename(os.getcwd())} runs its own, into {sys.argv[1]}"}))
+"""
+
+
+def test_a_side_runs_what_is_in_its_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever tree the command is typed in, for that comes first in what `python -m` imports from."""
+    for tree in "ab":
+        package = tmp_path / tree / "scalebench" / "harness"
+        package.mkdir(parents=True)
+        for file, text in (
+            (package.parent / "__init__.py", ""),
+            (package / "__init__.py", ""),
+            (package / "side.py", SIDE),
+        ):
+            file.write_text(text)
+    monkeypatch.chdir(tmp_path / "b")
+    for tree in "ab":
+        with pytest.raises(UserError, match=f"{tree} runs its own, into {tmp_path / 'b' / 'results' / 'a'}$"):
+            SideProcess("a", Place(checkout=tmp_path / tree), Path("results"), "session", [])

@@ -267,3 +267,24 @@ def test_cells_of_one_side_alone() -> None:
     other = make_repeats(make_spec(strategy="fsdp"), [0.01, 0.01])
     assert [v.outcome for v in decide(match([*base, *other], new)) if v.subject == "cell"] == ["missing"]
     assert [v.outcome for v in decide(match(base, [*new, *other])) if v.subject == "cell"] == ["added"]
+
+
+def own(folder: str, source: str, *sessions: str) -> list[Record]:
+    """Two processes of a user's own model per session."""
+    spec = make_spec(workload=f"{folder}/net.py:make", size="own", data="own", workload_sha256=source)
+    return [record for session in sessions for record in make_repeats(spec, [0.01, 0.0101], session=session)]
+
+
+def test_a_changed_file_of_ones_own_is_what_is_compared() -> None:
+    """Whatever folder it lay in; a baseline's sessions may be of several revisions."""
+    base = [*own("/main", "1", "s1"), *own("/main", "2", "s2"), *own("/main", "3", "s3")]
+    (found,) = match(base, own("/branch", "4", "s4"))
+    assert (found.refused, found.notes) == (None, ["net.make has changed"])
+    assert found.base is not None
+    assert found.base.sessions == ["s1", "s2", "s3"]
+    assert match(own("/main", "1", "s1"), own("/branch", "1", "s2"))[0].notes == []
+
+
+def test_files_of_one_name_in_two_folders_are_two_cells() -> None:
+    side = [*own("/main/one", "1", "s1"), *own("/main/two", "2", "s1")]
+    assert [found.base and len(found.base.records) for found in match(side, side)] == [2, 2]

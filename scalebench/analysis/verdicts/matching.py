@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -55,31 +56,51 @@ def match_as_asked(base: Sequence[Record], new: Sequence[Record], *, differ: boo
 
 def spec_changes(base: RunSpec, new: RunSpec) -> list[str]:
     """What is asked otherwise, field by field."""
-    before, after = (spec.model_dump(mode="json", exclude=NOT_A_SETTING) for spec in (base, new))
+    before, after = (whatever_source(spec).model_dump(mode="json", exclude=NOT_A_SETTING) for spec in (base, new))
     return [changed(name, before[name], after[name]) for name in before if before[name] != after[name]]
 
 
+def whatever_source(spec: RunSpec) -> RunSpec:
+    """`spec` without the folder and the text of a user's own file: these are what is under test, not what is asked."""
+    return spec.model_copy(update={"workload": os.path.basename(spec.workload), "workload_sha256": None})
+
+
 def _by_spec(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """By what is asked; files of one name in several folders of a side are several cells all the same."""
     found: dict[str, list[Record]] = {}
     for record in sorted(records, key=lambda record: (record.started_at, record.order)):
         if record.kind != "trial":
             found.setdefault(spec_key(record.spec), []).append(record)
-    return found
+    return {key: group for asked, records in found.items() for key, group in _by_file(asked, records).items()}
+
+
+def _by_file(asked: str, records: Sequence[Record]) -> dict[str, list[Record]]:
+    files = list(dict.fromkeys(record.spec.workload for record in records))
+    if len(files) == 1:
+        return {asked: list(records)}
+    return {f"{file} {asked}": [record for record in records if record.spec.workload == file] for file in files}
 
 
 def spec_key(spec: RunSpec) -> str:
     """The same for specs that ask for the same work."""
-    return json.dumps(spec.model_dump(mode="json", exclude=NOT_A_SETTING), sort_keys=True)
+    return json.dumps(whatever_source(spec).model_dump(mode="json", exclude=NOT_A_SETTING), sort_keys=True)
+
+
+def _cells(records: Sequence[Record]) -> list[Cell]:
+    """Those of one spec, whatever the source: a baseline's sessions may be of several revisions."""
+    return cells([record.model_copy(update={"spec": whatever_source(record.spec)}) for record in records])
 
 
 def _matched(base: Sequence[Record], new: Sequence[Record], asked: bool = False) -> Match:
-    new_cell = _latest(cells(new))
-    base_cell = _likest(cells(base), new_cell) if new_cell else _latest(cells(base))
+    new_cell = _latest(_cells(new))
+    base_cell = _likest(_cells(base), new_cell) if new_cell else _latest(_cells(base))
     refused = broken = None
     notes: list[str] = []
     if base_cell is not None and new_cell is not None:
         refused, broken = judged(base_cell, new_cell, asked)
         notes += _told(base_cell.records[-1], new_cell.records[-1])
+        if base[-1].spec.workload_sha256 != new[-1].spec.workload_sha256:
+            notes.append(f"{new[-1].spec.model_name} has changed")
         if None in (observed(base_cell), observed(new_cell)):
             notes.append("what ran was not observed on both sides, so that its precision may have changed")
     return Match(
