@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -77,7 +78,7 @@ def compare_live(base: str, new: str, rule: Rule, options: Mapping[str, Any]) ->
 
 def read_question(base: str, new: str, options: Mapping[str, Any]) -> Question:
     """Raises UserError where the sides are not as many cells, or a file asks for what no comparison can do."""
-    pythons = options["pythons"] or (Place().python,) * 2
+    pythons = [read_python(given) for given in options["pythons"] or (Place().python,) * 2]
     checkouts = [read_checkout(given) for given in options["checkouts"] or (None, None)]
     places = [Place(python=python, checkout=checkout) for python, checkout in zip(pythons, checkouts, strict=True)]
     sides = [place.call(read_cells, Path(given).absolute()) for place, given in zip(places, (base, new), strict=True)]
@@ -95,6 +96,11 @@ def read_cells(path: Path) -> tuple[list[RunSpec], bool]:
         raise UserError(f"{path}: a search finds its own cells; say what it found instead of auto, max or best.")
     request = request.model_copy(update={"baseline": bool(request.baseline)})
     return cells_of(asked, request, detect(request.device or "auto")), bool(request.parity)
+
+
+def read_python(given: str) -> str:
+    """An interpreter, found from any folder; links to it are not followed, since they are what makes an environment."""
+    return os.path.abspath(given) if os.sep in given else given
 
 
 def read_checkout(given: str | None) -> Path | None:

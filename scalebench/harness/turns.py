@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -56,15 +57,22 @@ class Place:
         return os.environ | {"PYTHONPATH": os.pathsep.join([*tree, *before])}
 
     def call(self, function: Callable[..., Returned], *arguments: object) -> Returned:
-        """What `function` returns in the source tree, in a process that has imported nothing from another."""
+        """What `function` returns in the source tree, in a process that has imported nothing from another.
+
+        Raises what it raises, and UserError when something of the tree ends the process.
+        """
         if self.checkout is None:
             return function(*arguments)
         with ProcessPoolExecutor(1, get_context("spawn"), initializer=enter, initargs=(self.checkout,)) as there:
-            return there.submit(function, *arguments).result()
+            try:
+                return there.submit(function, *arguments).result()
+            except BrokenProcessPool:
+                raise UserError(f"something in {self.checkout} ends the process that imports it.") from None
 
 
 def enter(folder: Path) -> None:
-    """From now on names of files and of modules are those in `folder`."""
+    """From now on names of files and of modules are those in `folder`. Ctrl-C is left to the process that waits."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.chdir(folder)
     sys.path.insert(0, str(folder))
 

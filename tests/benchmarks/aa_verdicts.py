@@ -19,7 +19,7 @@ import click
 import numpy as np
 
 from tests.benchmarks import tables
-from tests.benchmarks.in_turn import Pair, blocks, drawn, live_verdicts, measure, pairs_of, spec
+from tests.benchmarks.in_turn import Pair, blocks, drawn, live_verdicts, measure, sessions_in, spec
 
 RANKS = (1, 2)
 BLOCK = 10
@@ -49,8 +49,7 @@ def condition(loaded: bool) -> str:
 
 def row_of(results: Path, loaded: bool, cell: tuple, draws: int) -> list[str] | None:
     """The figures of one cell; None where it was not measured."""
-    folders = sorted((results / condition(loaded)).glob("*"))
-    sessions = [found for folder in folders if (found := pairs_of(folder, cell))]
+    sessions = sessions_in(results / condition(loaded), cell)
     if not any(len(session) >= BLOCK for session in sessions):
         return None
     real = [verdict for block in blocks(sessions, BLOCK) for verdict in live_verdicts(block, (BLOCK,))]

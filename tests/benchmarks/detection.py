@@ -3,11 +3,11 @@
     python -m tests.benchmarks.detection --results DIR --session 1      # then 2, 3: on different occasions
     python -m tests.benchmarks.detection --results DIR --show --plot detection.png
 
-A session is 60 pairs of the same on both sides, and 60 in which the new side's steps are really made longer: by 5% on
-one rank and by 10% on two. Shown is the share of blocks of 40 successive pairs in which that is flagged; and the
-smallest change that is flagged in 95% of blocks of so many pairs, the change put into real pairs of the same by
-multiplication, beside the false alarms without any: of pytest-benchmark's own gate (median:5% on all steps), of
-Mann-Whitney's test on all steps and of Welch's t-test on the means of processes, both at 1%.
+A session is 40 pairs in which the new side's steps are really made longer: by 5% on one rank and by 10% on two. Shown is the
+share of blocks of 40 successive pairs in which that is flagged; and the smallest change that is flagged in 95% of blocks
+of so many pairs, the change put into the real pairs of the same that `aa_verdicts` left in DIR by multiplication, beside
+the false alarms without any: of pytest-benchmark's own gate (median:5% on all steps), of Mann-Whitney's test on all steps
+and of Welch's t-test on the means of processes, both at 1%.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ from scalebench.analysis.steps import window
 from scalebench.stats.differences import of_pairs
 from scalebench.stats.multiple import spent
 from tests.benchmarks import tables
-from tests.benchmarks.in_turn import Pair, drawn, live_verdicts, measure, pairs_of, spec
+from tests.benchmarks.in_turn import Pair, drawn, live_verdicts, measure, sessions_in, spec
 
 DELAYS = {1: 0.05, 2: 0.10}
-SAME = {ranks: (spec(ranks), spec(ranks)) for ranks in DELAYS}
 LONGER = {ranks: (spec(ranks), spec(ranks, delay)) for ranks, delay in DELAYS.items()}
 PAIRS = (5, 10, 20, 40)
 CHANGES = np.concatenate([[0.0], np.arange(0.005, 0.15, 0.005), np.arange(0.15, 0.51, 0.05)])
@@ -44,33 +43,26 @@ Gate = Callable[[Steps, Steps], bool]
 @click.command(help=__doc__)
 @click.option("--results", type=click.Path(path_type=Path), required=True)
 @click.option("--session", type=int, default=1, show_default=True)
-@click.option("--pairs", default=60, show_default=True)
+@click.option("--pairs", default=40, show_default=True)
 @click.option("--draws", default=500, show_default=True)
 @click.option("--show", is_flag=True, help="Measure nothing.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the smallest changes against pairs.")
 def main(results: Path, session: int, pairs: int, draws: int, show: bool, plot: Path | None) -> None:
     if not show:
-        for kind, cells in (("same", SAME), ("longer", LONGER)):
-            measure(list(cells.values()), pairs, results / kind / str(session), False, print)
+        measure(list(LONGER.values()), pairs, results / "longer" / str(session), False, print)
         return
     heads = ["ranks", "steps longer by", "pairs", "sessions", "flagged as slower within 40 pairs", "pairs it took"]
     print(tables.markdown(heads, [row for ranks in DELAYS if (row := flagged_row(results, ranks, draws))]))
-    found = {ranks: smallest(sessions_of(results, "same", ranks), draws) for ranks in DELAYS}
+    found = {ranks: smallest(sessions_in(results / "quiet", (spec(ranks), spec(ranks))), draws) for ranks in DELAYS}
     print()
     print(tables.markdown(["ranks", "gate", *(f"{n} pairs" for n in PAIRS), "false alarms at these"], rows_of(found)))
     if plot:
         draw(found, plot)
 
 
-def sessions_of(results: Path, kind: str, ranks: int) -> list[list[Pair]]:
-    cells = (SAME if kind == "same" else LONGER)[ranks]
-    found = [pairs_of(folder, cells) for folder in sorted((results / kind).glob("*"))]
-    return [session for session in found if session]
-
-
 def flagged_row(results: Path, ranks: int, draws: int) -> list[str] | None:
     """How often the injected delay is found, by the whole rule of the live form."""
-    sessions = sessions_of(results, "longer", ranks)
+    sessions = sessions_in(results / "longer", LONGER[ranks])
     if not any(len(session) >= PAIRS[-1] for session in sessions):
         return None
     random, found = np.random.default_rng(0), []

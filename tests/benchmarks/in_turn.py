@@ -86,6 +86,11 @@ def pairs_of(results: Path, specs: tuple[RunSpec, RunSpec]) -> list[Pair]:
     return [(a[key], b[key]) for key in sorted(a.keys() & b.keys())]
 
 
+def sessions_in(folder: Path, specs: tuple[RunSpec, RunSpec]) -> list[list[Pair]]:
+    """The pairs of each session in `folder`."""
+    return [found for session in sorted(folder.glob("*")) if (found := pairs_of(session, specs))]
+
+
 def live_verdicts(pairs: Sequence[Pair], looks: Sequence[int] = LOOKS) -> list[Verdict]:
     """What the live form says of these pairs: at the first look at which the step time is known, or at the last."""
     levels = zip(looks, spent(Rule().level, looks), spent(Rule().same_level, looks), strict=True)
