@@ -3,11 +3,11 @@
     python -m tests.benchmarks.detection --results DIR --session 1      # then 2, 3: on different occasions
     python -m tests.benchmarks.detection --results DIR --show --plot detection.png
 
-A session is 40 pairs in which the new side's steps are really made longer: by 5% on one rank and by 10% on two. Shown is the
-share of blocks of 40 successive pairs in which that is flagged; and the smallest change that is flagged in 95% of blocks
-of so many pairs, the change put into the real pairs of the same that `aa_verdicts` left in DIR by multiplication, beside
-the false alarms without any: of pytest-benchmark's own gate (median:5% on all steps), of Mann-Whitney's test on all steps
-and of Welch's t-test on the means of processes, both at 1%.
+A session is 40 pairs in which the new side's steps are really made longer: by 5% on one rank and by 10% on two.
+Shown is the share of blocks of 40 successive pairs in which that is flagged; and the smallest change that is flagged in
+95% of blocks of so many pairs, put by multiplication into the real pairs of the same that `aa_verdicts` left in DIR,
+beside the false alarms without any: of pytest-benchmark's own gate (median:5% on all steps), of Mann-Whitney's test on
+all steps and of Welch's t-test on the means of processes, both at 1%.
 """
 
 from __future__ import annotations
