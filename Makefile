@@ -36,7 +36,7 @@ bench-load: installed-test  ## whether runs beside a busy program are flagged, a
 bench-frameworks: installed-test  ## what Lightning's and Accelerate's wrappers cost over DDP itself; on a quiet machine
 	$(run) -m tests.benchmarks.framework_cost
 
-test: installed-test  ## everything that fits on two cores in a few minutes
+test: installed-test  ## everything that two cores finish in a quarter of an hour
 	$(run) -m pytest -m "not slow"
 
 test-gpu: installed-test  ## the tests that need a GPU, which no other target sees; docs/gpu.md has the rest for GPUs

@@ -30,6 +30,11 @@ class UnsupportedError(Exception):
     `unsupported`."""
 
 
+def with_article(word: str) -> str:
+    """`an int`, `a list`."""
+    return f"{'an' if word[:1].lower() in 'aeiou' else 'a'} {word}"
+
+
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the nearest allowed name, or an empty string when none is near."""
     near = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)

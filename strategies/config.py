@@ -84,11 +84,6 @@ class TrainConfig:
     timeout_seconds: float = 600.0
 
     @property
-    def low_precision(self) -> bool:
-        """Whether the forward pass computes in a 16-bit dtype."""
-        return self.precision != "fp32"
-
-    @property
     def mixed(self) -> bool:
         """Whether 16-bit compute goes with fp32 master parameters."""
         return self.precision in ("fp16", "bf16")

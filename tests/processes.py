@@ -5,26 +5,32 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PATIENCE_SECONDS = 280.0
-"""For what hangs: a little less than a test may take. However busy the machine is, nothing else must be given up."""
 
 
 def python(
-    *arguments: str | Path, cwd: Path = ROOT, environment: Mapping[str, str] = os.environ, **variables: str
+    *arguments: str | Path,
+    inside: Sequence[str] = (),
+    cwd: Path = ROOT,
+    environment: Mapping[str, str] = os.environ,
+    **variables: str,
 ) -> subprocess.CompletedProcess[str]:
-    """How `python arguments` ends, and what it prints, with this checkout to import from and `variables` beside the
-    `environment`."""
+    """How `python arguments` ends, and what it prints, with this checkout to import from. One that hangs ends with its
+    test, which may take so long and no longer (pytest-timeout).
+
+    Args:
+        inside: a command that runs what follows it.
+        environment, variables: the latter come on top of the former.
+    """
     return subprocess.run(
-        [sys.executable, *arguments],
+        [*inside, sys.executable, *arguments],
         cwd=cwd,
         env={**environment, "PYTHONPATH": str(ROOT), **variables},
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
         check=False,
     )
 
@@ -34,8 +40,10 @@ def scalebench(*arguments: str, cwd: Path = ROOT, **variables: str) -> subproces
     return python("-m", "scalebench", *arguments, cwd=cwd, **variables)
 
 
-def printed(*arguments: str | Path, cwd: Path = ROOT, **variables: str) -> str:
+def printed(
+    *arguments: str | Path, cwd: Path = ROOT, environment: Mapping[str, str] = os.environ, **variables: str
+) -> str:
     """What `python arguments` prints. Fails the test, with its errors, where it fails."""
-    done = python(*arguments, cwd=cwd, **variables)
+    done = python(*arguments, cwd=cwd, environment=environment, **variables)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -15,7 +15,7 @@ from scalebench.adapters.model import Model
 from scalebench.adapters.own import OwnWorkload, open_own
 from scalebench.adapters.randomness import kept_apart, seed_all
 from scalebench.adapters.root import PlainRoot
-from scalebench.errors import UserError
+from scalebench.errors import UserError, with_article
 from scalebench.strategies.base import Workload as StrategyWorkload
 from scalebench.workloads.base import Workload
 
@@ -79,7 +79,7 @@ def _model(name: str, made: Any) -> Model:
         return Model(module=made[0], loss=made[1], dataset=made[2])
     if isinstance(made, tuple | list) and len(made) == 2 and isinstance(made[0], nn.Module):
         return Model(module=made[0], dataset=made[1])
-    got = f"a {type(made).__name__}"
+    got = with_article(type(made).__name__)
     if isinstance(made, tuple | list):
         got += f" of {', '.join(type(one).__name__ for one in made) or 'nothing'}"
     raise UserError(f"{name} returned {got}. A factory returns {ALLOWED}.")

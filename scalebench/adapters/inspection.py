@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scalebench.adapters.importing import told
 from scalebench.adapters.randomness import kept_apart, seed_all
-from scalebench.errors import UserError
+from scalebench.errors import UserError, with_article
 from scalebench.strategies.base import Batch
 
 
@@ -61,7 +61,8 @@ def _inspected(name: str, root: nn.Module, batch: Batch) -> Inspection:
 
 def _require_loss(name: str, loss: Any) -> None:
     if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.dim():
-        got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        is_tensor = isinstance(loss, Tensor)
+        got = f"a tensor of shape {tuple(loss.shape)}" if is_tensor else with_article(type(loss).__name__)
         raise UserError(f"the loss of {name} is {got}; it must be a scalar tensor, the mean over the batch.")
     if not loss.requires_grad:
         raise UserError(f"the loss of {name} depends on no trainable parameter.")

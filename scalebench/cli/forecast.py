@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 
 from scalebench import workloads
 from scalebench.analysis.durations import Durations
+from scalebench.cli.progress import duration
 from scalebench.cli.wording import count, head, shown
 from scalebench.harness.resume import Standing
 from scalebench.spec import PlannedRun, RunSpec
-from scalebench.terminal import duration
 from scalebench.theory.model import Model
 
 MOST_LAYERS = 1000

@@ -13,6 +13,7 @@ import click
 
 from scalebench.cli.asking import Asked, read_asked, read_assignments
 from scalebench.cli.flags import request_flags
+from scalebench.cli.progress import open_progress
 from scalebench.cli.summary import (
     Finished,
     cautions,
@@ -35,7 +36,6 @@ from scalebench.records.environment import DEBUG_VARIABLES
 from scalebench.records.record import Record
 from scalebench.records.store import reserved
 from scalebench.spec import PlannedRun, RunSpec
-from scalebench.terminal import open_progress
 
 if TYPE_CHECKING:
     from scalebench.harness.runner import Progress

@@ -45,9 +45,9 @@ def carry_out(
 
 def tell(trial: Record) -> None:
     """One trial and what became of it, on standard error."""
+    from scalebench.cli.progress import duration
     from scalebench.reporting.searches import ending, named
     from scalebench.reporting.text import plural
-    from scalebench.terminal import duration
 
     spec = trial.spec
     what = f"{spec.strategy}, {plural(spec.world_size, 'rank')}, {spec.precision}"

@@ -1,4 +1,4 @@
-"""Samples that lie in memory, or in a file mapped into it."""
+"""Samples that lie in memory, or in a file mapped into it; and those that are made of others."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scalebench.data.base import SampleSource
 from scalebench.errors import UserError
 
 
@@ -27,6 +28,24 @@ class TensorSamples:
         """The rows at `indices`, counted round and round, copied in that order."""
         rows = torch.as_tensor(indices) % len(self)
         return {name: column.index_select(0, rows).to(self.dtypes[name]) for name, column in self.columns.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Derived:
+    """What is made of the samples of a `source`, under its name, and as many. Subclasses give `__getitems__`."""
+
+    source: SampleSource
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def sha256(self) -> str | None:
+        return self.source.sha256
+
+    def __len__(self) -> int:
+        return len(self.source)
 
 
 def require_classes(names: Sequence[str], num_classes: int | None, source: str) -> None:

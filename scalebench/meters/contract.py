@@ -38,11 +38,6 @@ GLOO_NOTE = "a reduce-scatter as torch issues it (c10d), which gloo sends as an 
 UNCOMPILED_NOTE = "compiled regions ran uncompiled under observation, so FLOPs and tensor peak are left out"
 
 
-def observe(step: TrainStep, micro_batches: Sequence[Batch], spec: RunSpec, device: torch.device) -> Contract:
-    """Run one optimizer step under observation and say what happened; see `watch`."""
-    return contract_of(watch(step, micro_batches, device), step, spec, device)
-
-
 def watch(step: TrainStep, micro_batches: Sequence[Batch], device: torch.device) -> StepObserver:
     """Run one optimizer step under observation. Collective, and off the clock: it is slow.
 

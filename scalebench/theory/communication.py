@@ -18,7 +18,6 @@ from scalebench.theory.scheme import Backend, FlatSharded, FullySharded, Replica
 
 Kind = Literal["all_reduce", "all_gather", "reduce_scatter", "broadcast", "reduce", "all_to_all"]
 
-FP32 = 4
 AFTER_BACKWARD_BUCKET = 500_000_000
 """Elements per bucket when DeepSpeed reduces after the backward pass."""
 FLAT_ALIGNMENT_BYTES = 16

@@ -82,15 +82,11 @@ def parameter_elements(model: Model, scheme: Scheme) -> int:
 def updated_elements(model: Model, scheme: Scheme) -> int:
     """Elements that a rank's optimizer updates: its share of what is sharded."""
     match scheme.sharding:
-        case FullySharded(shard_ranks=ranks):
-            return sum(parameter.sharded_rows(ranks) for parameter in model.parameters)
-        case FlatSharded():
-            return sum(flat_elements(unit, scheme) for unit in _units(model)) // scheme.ranks
         case Zero(stage=1 | 2):
-            return sum(flat_group(group, scheme.ranks) for group in model.groups()) // scheme.ranks
+            return parameter_elements(model, scheme) // scheme.ranks
         case Zero(stage=3):
             return _partitions(model, scheme.ranks)
-    return model.elements
+    return parameter_elements(model, scheme)
 
 
 def _units(model: Model) -> list[list[Parameter]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from scalebench.adapters import OWN_DATA
 from scalebench.data.base import SampleSource
 from scalebench.data.sampler import epoch_permutation
+from scalebench.data.samples import Derived
 from scalebench.errors import UserError
 from scalebench.recipe import Recipe
 from scalebench.spec import RunSpec
@@ -21,19 +22,10 @@ HELD_OUT = -1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class Part(Derived):
     """Some samples of a source, `rows` of it (int64), as a source of its own."""
 
-    whole: SampleSource
     rows: Tensor
-
-    @property
-    def name(self) -> str:
-        return self.whole.name
-
-    @property
-    def sha256(self) -> str | None:
-        return self.whole.sha256
 
     def __len__(self) -> int:
         return self.rows.numel()
@@ -41,7 +33,7 @@ class Part:
     def __getitems__(self, draws: Sequence[int] | Tensor) -> dict[str, Tensor]:
         """The samples of these draws; each sample's draws of the whole are as far apart as its draws here."""
         here = torch.as_tensor(draws)
-        return self.whole.__getitems__(here // len(self) * len(self.whole) + self.rows[here % len(self)])
+        return self.source.__getitems__(here // len(self) * len(self.source) + self.rows[here % len(self)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +64,7 @@ def parts(workload: Workload, spec: RunSpec, recipe: Recipe) -> Split:
     in_order = spec.data.startswith("text:")
     order = torch.arange(len(whole)) if in_order else epoch_permutation(len(whole), spec.seed, HELD_OUT)
     rows = torch.split(order, [len(whole) - val - test, test, val])
-    train_part, test_part, val_part = (Part(whole=whole, rows=part) for part in rows)
+    train_part, test_part, val_part = (Part(source=whole, rows=part) for part in rows)
     return Split(train=train_part, val=brought or val_part, test=elsewhere or (test_part if test else None))
 
 

@@ -74,7 +74,7 @@ def sampling(spec: RunSpec, recipe: Recipe, held_out: SampleSource, place: Place
     count = min(len(held_out), max(recipe.samples, compared))
     if recipe.fid and count < 2:
         raise UserError(f"a distance takes two samples at least, and {len(held_out)} is held out. Give --val-data.")
-    first = Part(whole=held_out, rows=torch.arange(count))
+    first = Part(source=held_out, rows=torch.arange(count))
     share = Share(source=first, micro_batch=spec.micro_batch, on=recipe.validate_on, place=place, phase=phase)
     shows, distance = pictured(spec.workload, spec.data), None
     if recipe.fid:

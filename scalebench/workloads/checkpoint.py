@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from scalebench.adapters.root import Root
-from scalebench.errors import UserError
+from scalebench.errors import UserError, with_article
 from scalebench.strategies.construct import named_state
 from scalebench.workloads.base import Workload
 from scalebench.workloads.checkpoint_name import split_name
@@ -86,7 +86,7 @@ def _read(path: Path) -> Mapping[Any, Any]:
     except Exception as error:  # torch, pickle and zip readers raise what they like of damaged files
         raise UserError(f"{_no_checkpoint(path)}.") from error
     if not isinstance(held, Mapping):
-        raise UserError(f"the checkpoint {path} holds a {type(held).__name__} rather than named tensors.")
+        raise UserError(f"the checkpoint {path} holds {with_article(type(held).__name__)} rather than named tensors.")
     return held
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from scalebench.data.base import SampleSource
 from scalebench.data.draws import Draws
+from scalebench.data.samples import Derived
 from scalebench.workloads.frame import T, Transformer
 
 LONGEST_PERIOD = 10_000
@@ -95,34 +95,22 @@ def guided(
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoisySamples:
+class NoisySamples(Derived):
     """Labelled images (or latents) with what diffusion draws for each: a time, whether its label is dropped, and the
     key of its noise, which the model makes on its device: as large as the images, it would cost a loader much time.
 
     Attributes:
-        images: the source, whose batches have `labels`.
+        source: of the images; its batches have `labels`.
         times: makes the times of draws: int64, since engines that cast what is not whole would round them.
     """
 
-    images: SampleSource
     label_dropout: float
     times: Callable[[Sequence[int] | Tensor], Tensor]
     seed: int
 
-    @property
-    def name(self) -> str:
-        return self.images.name
-
-    @property
-    def sha256(self) -> str | None:
-        return self.images.sha256
-
-    def __len__(self) -> int:
-        return len(self.images)
-
     def __getitems__(self, draws: Sequence[int] | Tensor) -> dict[str, Tensor]:
         """The source's batch and `times` int64, `unlabelled` bool and `noise_keys` int64, each (n,)."""
-        return self.images.__getitems__(draws) | {
+        return self.source.__getitems__(draws) | {
             "times": self.times(draws),
             "unlabelled": Draws(seed=self.seed, purpose="label dropout").uniform(draws) < self.label_dropout,
             "noise_keys": Draws(seed=self.seed, purpose="noise").keys(draws),

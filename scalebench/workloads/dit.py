@@ -214,7 +214,7 @@ class DiTWorkload(DiffusionWorkload[DiTConfig]):
         )
         timesteps = Draws(seed=seed, purpose="times")
         return NoisySamples(
-            images=latents,
+            source=latents,
             label_dropout=config.label_dropout,
             times=partial(timesteps.integers, below=TIMESTEPS),
             seed=seed,

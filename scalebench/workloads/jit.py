@@ -259,7 +259,7 @@ class JiTWorkload(DiffusionWorkload[JiTConfig]):
             num_classes=config.num_classes,
         )
         return NoisySamples(
-            images=images,
+            source=images,
             label_dropout=config.label_dropout,
             times=Times(seed=seed, mean=config.time_mean, std=config.time_std),
             seed=seed,

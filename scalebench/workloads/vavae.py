@@ -17,6 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 from scalebench.data.base import SampleSource
 from scalebench.data.draws import Draws, normals
 from scalebench.data.images import open_images
+from scalebench.data.samples import Derived
 from scalebench.strategies.base import Batch, Task
 from scalebench.workloads.frame import Layered
 from scalebench.workloads.values import from_bytes, to_bytes
@@ -256,27 +257,15 @@ def psnr(images: Tensor, decoded: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoisyImages:
+class NoisyImages(Derived):
     """Images with the keys of the noise for their latents, and with the condition that stands for their class."""
 
-    images: SampleSource
     noise: Draws
     condition_dim: int
 
-    @property
-    def name(self) -> str:
-        return self.images.name
-
-    @property
-    def sha256(self) -> str | None:
-        return self.images.sha256
-
-    def __len__(self) -> int:
-        return len(self.images)
-
     def __getitems__(self, draws: Sequence[int] | Tensor) -> dict[str, Tensor]:
         """`images`, int64 `noise_keys` (len(draws),) and, if there is one, `condition`."""
-        drawn = self.images.__getitems__(draws)
+        drawn = self.source.__getitems__(draws)
         batch = {"images": drawn["images"], "noise_keys": self.noise.keys(draws)}
         if self.condition_dim:
             batch["condition"] = F.one_hot(drawn["labels"], self.condition_dim).float()
@@ -321,7 +310,7 @@ class VAVAEWorkload(Layered[VAVAEConfig]):
             num_classes=config.num_classes if config.condition_dim else None,
         )
         return NoisyImages(
-            images=images,
+            source=images,
             noise=Draws(seed=seed, purpose="latent noise"),
             condition_dim=config.condition_dim,
         )

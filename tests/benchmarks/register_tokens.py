@@ -18,6 +18,7 @@ import click
 
 from scalebench.analysis.cells import items_per_second
 from scalebench.analysis.memory import expected, peak
+from scalebench.cli.progress import open_progress
 from scalebench.harness.resume import standing
 from scalebench.harness.runner import execute
 from scalebench.machine import detect
@@ -26,7 +27,6 @@ from scalebench.matrix.request import Request
 from scalebench.records.record import Record
 from scalebench.spec import PlannedRun
 from scalebench.stats.intervals import geometric_mean
-from scalebench.terminal import open_progress
 from scalebench.workloads import create
 from tests.benchmarks.tables import markdown
 

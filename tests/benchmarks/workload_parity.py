@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 
 from scalebench import strategies, workloads
+from scalebench.cli.progress import open_progress
 from scalebench.harness.resume import standing
 from scalebench.harness.runner import execute
 from scalebench.machine import detect
@@ -25,7 +26,6 @@ from scalebench.matrix import plan, resolve
 from scalebench.matrix.request import Request
 from scalebench.records.record import ParityFacts, Record
 from scalebench.spec import PlannedRun
-from scalebench.terminal import open_progress
 from tests.benchmarks.tables import markdown
 
 EMA_DECAY = 0.9

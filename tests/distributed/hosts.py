@@ -17,8 +17,8 @@ from pathlib import Path
 from scalebench.records.record import Record
 from scalebench.records.store import load_records
 from scalebench.spec import PlannedRun, RunSpec
+from tests.processes import ROOT
 
-ROOT = Path(__file__).parents[2]
 INTERFACE = "eth0"
 STEPS = 3
 

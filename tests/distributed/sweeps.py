@@ -28,8 +28,8 @@ from scalebench.errors import EXIT_INTERRUPTED, EXIT_USAGE, UserError
 from scalebench.records.record import Record
 from scalebench.records.store import load_records
 from scalebench.spec import PlannedRun
+from tests.processes import ROOT
 
-ROOT = Path(__file__).parents[2]
 MARK = "SCALEBENCH_TEST_SWEEP"
 
 

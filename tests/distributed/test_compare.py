@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from statistics import geometric_mean
 
 import pytest
 
 from scalebench.records.store import load_records
+from tests.processes import ROOT, python
 
 pytestmark = pytest.mark.distributed
-ROOT = Path(__file__).parents[2]
-REGRESSED = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'data' / 'regressed'}", "OMP_NUM_THREADS": "1"}
+REGRESSED = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'data' / 'regressed'}"}
 TINY = """
 data = "synthetic"
 precision = "fp32"
@@ -30,14 +28,7 @@ CONFIG = f'[run]\nstrategy = "regressed_ddp"\ngpus = 2\nsteps = 8\nrepeats = 2\n
 
 
 def scalebench(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "scalebench", *arguments],
-        cwd=folder,
-        env=os.environ | REGRESSED | variables,
-        capture_output=True,
-        text=True,
-        timeout=290,
-    )
+    return python("-m", "scalebench", *arguments, cwd=folder, **REGRESSED, **variables)
 
 
 def measured(folder: Path, name: str, regression: str = "") -> str:

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scalebench import strategies, workloads
 from scalebench.harness.runner import execute
-from scalebench.meters.contract import contradictions, few, observe, watch
+from scalebench.meters.contract import contract_of, contradictions, few, watch
 from scalebench.records.record import Contract
 from scalebench.spec import PlannedRun, RunSpec
 from scalebench.strategies.base import Batch, Strategy, TrainStep, Workload
@@ -48,6 +48,10 @@ def prepared(asked: RunSpec, strategy: Strategy | None = None) -> TrainStep:
     step = chosen.prepare(TOY, asked.train_config(), CPU)
     step(TOY.share(0, rank(), asked.accumulation))
     return step
+
+
+def observe(step: TrainStep, micro_batches: list[Batch], asked: RunSpec, device: torch.device) -> Contract:
+    return contract_of(watch(step, micro_batches, device), step, asked, device)
 
 
 def seen(asked: RunSpec, strategy: Strategy | None = None) -> Contract:

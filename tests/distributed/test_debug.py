@@ -15,10 +15,9 @@ import psutil
 import pytest
 
 from scalebench.records.environment import DEBUG_VARIABLES
+from tests.processes import ROOT
 
 pytestmark = pytest.mark.distributed
-
-ROOT = Path(__file__).parents[2]
 
 
 def run(results: Path, *flags: str, **variables: str) -> tuple[dict[int, dict[str, str]], dict[str, object]]:

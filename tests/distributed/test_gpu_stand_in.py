@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,28 +13,12 @@ from tests.gpu.part import unfinished
 from tests.gpu.plan import tasks
 from tests.gpu.trace import STEPS, Summary, summarise, table
 from tests.gpu.verdicts import show
-
-ROOT = Path(__file__).parents[2]
-
-
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-m", "tests.gpu", *words],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+from tests.processes import printed, python
 
 
-def carried_out(part: str, out: Path) -> str:
-    done = command("--part", part, "--out", str(out), "--stand-in")
-    assert done.returncode == 0, done.stdout + done.stderr
+def carry_out(part: str, out: Path) -> None:
+    printed("-m", "tests.gpu", "--part", part, "--out", out, "--stand-in")
     assert (out / f"part-{part}.tar.gz").exists()
-    return done.stdout
 
 
 @pytest.mark.slow
@@ -45,7 +26,7 @@ def carried_out(part: str, out: Path) -> str:
 def test_cells_run_and_the_one_without_memory_is_followed_by_a_clean_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    carried_out("C", tmp_path)
+    carry_out("C", tmp_path)
     records = load_records(tmp_path / "part-C" / "results").records
     assert {record.status for record in records if record.spec.memory_limit_bytes} == {"oom"}
     assert [record.status for record in records if not record.spec.memory_limit_bytes] == ["ok"] * 4
@@ -60,11 +41,11 @@ def test_cells_run_and_the_one_without_memory_is_followed_by_a_clean_one(
 @pytest.mark.timeout(1200)  # a dozen interpreters one after another
 def test_the_other_parts(tmp_path: Path) -> None:
     for part in ("A", "B"):
-        carried_out(part, tmp_path)
+        carry_out(part, tmp_path)
     traced = json.loads((tmp_path / "part-B" / "traces.json").read_text())
     assert [one["strategy"] for one in traced] == ["single", "ddp", "fsdp"]
     assert all(one["step"] > one["computing"] > 0 for one in traced)
-    told = command("--verdicts", str(tmp_path)).stdout
+    told = python("-m", "tests.gpu", "--verdicts", tmp_path).stdout
     assert "met      what exceeds it is explained" in told
 
 
@@ -83,7 +64,7 @@ def test_a_step_is_what_computes_what_is_exposed_and_what_is_idle() -> None:
 
 
 def test_wheels_that_are_not_there_are_asked_for(tmp_path: Path) -> None:
-    done = command("--part", "A", "--wheels", str(tmp_path))
+    done = python("-m", "tests.gpu", "--part", "A", "--wheels", tmp_path)
     assert done.returncode != 0
     assert "there is no wheel in" in done.stderr
     assert "Traceback" not in done.stderr

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +16,18 @@ from torch.nn.parallel import DistributedDataParallel
 import scalebench
 from scalebench.records.record import Record
 from tests.distributed.ranks import run_ranks
+from tests.processes import ROOT, printed
 
 pytestmark = pytest.mark.distributed
 
-ROOT = Path(__file__).parents[2]
 STRATEGIES = ("ddp", "fsdp", "deepspeed_stage_3")
 EXACT = {"steps": 4, "warmup_steps": 2, "target_precision": None, "max_seconds": None}
 
 
 def command(*arguments: str) -> list[dict[str, Any]]:
     """The records that a `scalebench` command prints, run as a person would."""
-    done = subprocess.run(
-        [sys.executable, "-m", "scalebench", *arguments, "--device", "cpu", "--gpus", "2", "--json"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    told = printed("-m", "scalebench", *arguments, "--device", "cpu", "--gpus", "2", "--json")
+    return [json.loads(line) for line in told.splitlines()]
 
 
 @pytest.mark.slow
@@ -118,15 +107,7 @@ def test_scripts_with_two_more_lines_are_recorded(tmp_path: Path, script: str, r
     if package != script and importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if ranks > 1 else []
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [sys.executable, *launcher, f"{script}.py", str(tmp_path)],
-        cwd=ROOT / "tests" / "examples",
-        env=environment,
-        check=True,
-        capture_output=True,
-        timeout=240,
-    )
+    printed(*launcher, f"{script}.py", tmp_path, cwd=ROOT / "tests" / "examples", DS_ACCELERATOR="cpu")
     [path] = tmp_path.rglob("*-run0.json")
     record = Record.model_validate_json(path.read_text())
     assert (record.status, record.spec.strategy, record.spec.world_size) == ("ok", named, ranks)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,9 @@ import pytest
 
 from scalebench.analysis.steps import window
 from scalebench.records.store import load_records
+from tests.processes import ROOT, python
 
 pytestmark = pytest.mark.distributed
-ROOT = Path(__file__).parents[2]
 INSTALLED = any(point.name == "scalebench" for point in entry_points(group="pytest11"))
 PLUGIN = () if INSTALLED else ("-p", "scalebench.pytest_plugin")
 
@@ -45,15 +43,7 @@ def test_fails_after_measuring(scalebench):
 
 def run_pytest(folder: Path, module: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     (folder / "test_speed.py").write_text(module)
-    own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *PLUGIN, *arguments],
-        cwd=folder,
-        env=os.environ | own | variables,
-        capture_output=True,
-        text=True,
-        timeout=290,
-    )
+    return python("-m", "pytest", "-p", "no:cacheprovider", *PLUGIN, *arguments, cwd=folder, **variables)
 
 
 def saved(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -80,8 +70,7 @@ def test_measured_steps_reach_pytest_benchmark_to_the_last_bit(baseline: Path) -
     assert (bench["stats"]["rounds"], bench["extra_info"]["processes"]) == (12, 2)
     assert bench["extra_info"]["tokens_per_second"] > 0
     assert bench["extra_info"]["peak_memory_bytes"] > 0
-    program = [sys.executable, "-m", "pytest_benchmark", "compare"]
-    table = subprocess.run(program, cwd=baseline, capture_output=True, text=True, timeout=120)
+    table = python("-m", "pytest_benchmark", "compare", cwd=baseline)
     assert (table.returncode, "test_ddp" in table.stdout) == (0, True), table
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from scalebench.spec import PlannedRun, RunSpec
 from tests.distributed.cells import cell
 from tests.distributed.sweeps import Sweep
 from tests.distributed.test_runner import Watcher
+from tests.processes import printed
 
 pytestmark = pytest.mark.distributed
 
@@ -121,8 +120,7 @@ with limited_memory({64 * MIB}, cpu):
         print(error)
 torch.empty({8 * MIB}, dtype=torch.uint8)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert str(8 * MIB) in done.stdout, "what was asked for is told"
+    assert str(8 * MIB) in printed("-c", script), "what was asked for is told"
 
 
 def test_a_search_that_was_stopped_goes_on_and_names_the_largest_and_the_fastest(

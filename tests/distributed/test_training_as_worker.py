@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,10 +9,10 @@ import pytest
 from scalebench.records.store import load_records
 from scalebench.training.manifest import checkpoints_in
 from tests.distributed.test_training import facts, train
+from tests.processes import printed
 
 pytestmark = pytest.mark.distributed
 
-ROOT = Path(__file__).parents[2]
 TRAIN = (
     "train --strategy fsdp --size tiny --set workload.num_layers=1 --set workload.hidden_size=32 "
     "--set workload.num_heads=2 --set workload.context_length=16 --data synthetic --device cpu --micro-batch 2 "
@@ -22,18 +20,13 @@ TRAIN = (
 )
 
 
-def torchrun(folder: Path, arguments: str) -> subprocess.CompletedProcess[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, "-m", "scalebench", *arguments.split()]
-    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=90)
+TORCHRUN = "-m torch.distributed.run --standalone --nproc-per-node 2 -m scalebench"
 
 
 @pytest.mark.slow
 def test_ranks_of_torchrun_train_as_our_own_do(tmp_path: Path) -> None:
-    ended = torchrun(tmp_path, TRAIN)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("Record: ") == 1
+    told = printed(*TORCHRUN.split(), *TRAIN.split(), cwd=tmp_path)
+    assert told.count("Record: ") == 1
     (record,) = load_records(tmp_path / "results").records
     assert [path.name for path in checkpoints_in(tmp_path / "c")] == ["step-00000003"]
     assert record.recipe is not None

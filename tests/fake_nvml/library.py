@@ -6,14 +6,14 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.processes import printed
+
 SOURCE = Path(__file__).parent / "nvml.c"
-ROOT = Path(__file__).parents[2]
 
 
 def build(folder: Path, *flags: str) -> Path:
@@ -29,11 +29,6 @@ def build(folder: Path, *flags: str) -> Path:
 
 def run(library: Path, code: str, **environment: str) -> Any:
     """Run `code` in a fresh interpreter with the stand-in in `library`; what it assigns to `result`, through JSON."""
-    variables = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
-    variables |= {"LD_LIBRARY_PATH": str(library), "PYTHONPATH": str(ROOT), **environment}
+    visible = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     script = f"import json\n{code}\nprint(json.dumps(result))"
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=variables, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(printed("-c", script, environment=visible, LD_LIBRARY_PATH=str(library), **environment))

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 from scalebench.harness.runner import PRELOADS
 from tests.fake_nvml.library import build
 from tests.gpu.needed import cuda
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import printed
 
 TRAPPED = """
 from tests.gpu import trap
@@ -29,20 +26,9 @@ print(json.dumps([before, trap.attempts]))
 """
 
 
-def python(*arguments: str, **variables: str) -> str:
-    """What a fresh interpreter prints."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()[-1]
+def last_line(*arguments: str, **variables: str) -> Any:
+    """Of what a fresh interpreter prints: JSON."""
+    return json.loads(printed(*arguments, **variables).splitlines()[-1])
 
 
 def test_nothing_that_the_fork_server_imports_starts_cuda(tmp_path: Path) -> None:
@@ -50,7 +36,7 @@ def test_nothing_that_the_fork_server_imports_starts_cuda(tmp_path: Path) -> Non
     variables = {"LD_LIBRARY_PATH": str(build(tmp_path)), "FAKE_NVML_GPUS": "1", "CUDA_VISIBLE_DEVICES": "0"}
     variables |= {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "DS_ACCELERATOR": "cuda"}
     modules = ["scalebench.harness.preload", *PRELOADS.values()]
-    before, after = json.loads(python("-c", TRAPPED, *modules, **variables))
+    before, after = last_line("-c", TRAPPED, *modules, **variables)
     assert before == []
     assert after != [], "the trap springs when CUDA is started"
 
@@ -58,14 +44,13 @@ def test_nothing_that_the_fork_server_imports_starts_cuda(tmp_path: Path) -> Non
 def test_a_fork_server_that_held_a_device_would_be_found(tmp_path: Path) -> None:
     device = tmp_path / "nvidia0"
     device.touch()
-    found = json.loads(
-        python("-m", "tests.gpu.devices", "cpu", "tests.gpu.holds_a_device", SCALEBENCH_FAKE_DEVICE=str(device))
-    )
+    held = ("cpu", "tests.gpu.holds_a_device")
+    found = last_line("-m", "tests.gpu.devices", *held, SCALEBENCH_FAKE_DEVICE=str(device))
     assert found == {"rank": [str(device)], "fork_server": [str(device)], "launcher": []}
 
 
 @cuda
 def test_only_ranks_hold_a_gpu_open() -> None:
-    found = json.loads(python("-m", "tests.gpu.devices", "cuda"))
+    found = last_line("-m", "tests.gpu.devices", "cuda")
     assert found["rank"] != []
     assert (found["fork_server"], found["launcher"]) == ([], [])

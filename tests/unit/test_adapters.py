@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from scalebench.adapters.blocks import find_blocks, given_blocks
 from scalebench.adapters.dataset import DatasetSource
 from scalebench.adapters.nested import flatten, unflatten
 from scalebench.errors import UserError
+from tests.processes import printed
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PLAIN = f"{EXAMPLES / 'plain.py'}:make"
@@ -124,7 +124,7 @@ def test_a_changed_file_is_another_cell(tmp_path):
         ("make = 3", "make", ["type int", "cannot be called"]),
         ("def make(): raise ValueError('bad width')", "make", ["raises ValueError: bad width", "line 1"]),
         ("def make(): import sys; sys.exit('usage: ...')", "make", ["raises SystemExit: usage"]),
-        ("def make(): return 1", "make", ["returned a int", "a tuple (module, loss, dataset)"]),
+        ("def make(): return 1", "make", ["returned an int", "a tuple (module, loss, dataset)"]),
         ("def make(): return 1, 2, 3", "make", ["of type int"]),
         ("def make(width): return width", "make", ["needs width", "--set workload.width=VALUE"]),
         (HEAD + "def make(): return nn.Linear(4, 3), nn.CrossEntropyLoss(), []", "make", ["is empty"]),
@@ -173,7 +173,7 @@ from scalebench import adapters
 adapters.resolve_name({PLAIN!r}); adapters.source_sha256({PLAIN!r})
 assert "torch" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    printed("-c", code)
 
 
 def test_unused_parameters_are_known_before_launch(tmp_path):

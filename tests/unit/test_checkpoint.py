@@ -6,7 +6,6 @@ import argparse
 import builtins
 import os
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from scalebench.strategies.config import TrainConfig
 from scalebench.training.manifest import WEIGHTS
 from scalebench.workloads.checkpoint import matching_state, started
 from scalebench.workloads.checkpoint_name import checkpoint_sha256, resolve_checkpoint
+from tests.processes import printed
 from tests.unit.image_batches import built, made
 
 
@@ -272,4 +272,4 @@ from scalebench.workloads.checkpoint_name import checkpoint_sha256, resolve_chec
 checkpoint_sha256(resolve_checkpoint({str(tmp_path / "x.ckpt")!r}))
 assert "torch" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    printed("-c", code)

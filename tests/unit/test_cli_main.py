@@ -14,14 +14,9 @@ import pytest
 from scalebench import __version__
 from scalebench.cli import main
 from scalebench.cli.run import run as run_command
+from tests.processes import ROOT, printed, scalebench
 
-ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
-
-
-def scalebench(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "scalebench", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT | variables, timeout=60, check=False)
+LIST = [sys.executable, "-m", "scalebench", "list"]
 
 
 def test_the_version() -> None:
@@ -69,21 +64,12 @@ def test_wrong_usage_is_one_sentence_and_two(arguments: tuple[str, ...], said: s
 )
 def test_torch_is_not_imported_before_a_run_starts(arguments: tuple[str, ...]) -> None:
     code = "import sys; from scalebench.cli import main; main.exit_code(sys.argv[1:]); print('torch' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-        timeout=60,
-        check=True,
-    )
-    assert done.stdout.splitlines()[-1] == "False"
+    assert printed("-c", code, *arguments).splitlines()[-1] == "False"
 
 
 def test_the_runner_can_start_the_fork_server_before_torch_is_imported() -> None:
     code = "import sys; from scalebench.harness import runner; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, timeout=60)
-    assert done.stdout.strip() == "False", done.stderr
+    assert printed("-c", code).strip() == "False"
 
 
 def test_an_unexpected_error_is_called_a_bug_and_its_traceback_kept(
@@ -106,8 +92,7 @@ def test_an_unexpected_error_is_called_a_bug_and_its_traceback_kept(
 def test_a_reader_that_goes_away_is_no_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "scalebench", "list"]
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=60, check=False)
+    done = subprocess.run(LIST, stdout=writer, stderr=subprocess.PIPE, cwd=ROOT, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
 
@@ -115,8 +100,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_under_standard_output_is_told() -> None:
     with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "scalebench", "list"]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=60, check=False)
+        done = subprocess.run(LIST, stdout=full, stderr=subprocess.PIPE, cwd=ROOT, check=False)
     assert (done.returncode, done.stderr) == (2, b"scalebench: error: No space left on device\n")
 
 

@@ -1,8 +1,5 @@
 """What data are called: resolved without torch, told in a sentence when it is not there or not what it should be."""
 
-import subprocess
-import sys
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +7,7 @@ from hypothesis import strategies as st
 from scalebench import data
 from scalebench.data.names import KINDS, parse
 from scalebench.errors import UserError
+from tests.processes import printed
 
 
 @pytest.fixture
@@ -104,4 +102,4 @@ import scalebench.data.folders, scalebench.data.split, scalebench.cli.data
 data.resolve_name("digits"), data.resolve_name("synthetic")
 assert not {"torch", "PIL", "sklearn"} & set(sys.modules), sys.modules.keys()
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    printed("-c", code)

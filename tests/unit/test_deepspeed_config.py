@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -18,6 +15,7 @@ from scalebench.strategies.deepspeed import DeepSpeed
 from scalebench.strategies.deepspeed_keys import OBJECT, OTHER, REMOVED, REPLACED, SECTIONS, SIZE, SWITCH, TOP_LEVEL
 from scalebench.strategies.deepspeed_unmatched import unmatched
 from scalebench.strategies.deepspeed_user import check_user_config
+from tests.processes import python
 
 RUN = TrainConfig(
     micro_batch=4,
@@ -26,7 +24,6 @@ RUN = TrainConfig(
     optimizer=OptimizerConfig(name="adamw", learning_rate=1e-3, weight_decay=0.1, betas=(0.9, 0.95), eps=1e-8),
 )
 RANKS = 3
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(**changes: Any) -> TrainConfig:
@@ -321,7 +318,7 @@ print(strategies.create("deepspeed_stage_2").unsupported_reason(TrainConfig(), "
 
 
 def test_a_missing_deepspeed_makes_its_cells_unsupported() -> None:
-    done = subprocess.run([sys.executable, "-c", WITHOUT_DEEPSPEED], capture_output=True, text=True, cwd=ROOT)
+    done = python("-c", WITHOUT_DEEPSPEED)
     assert (done.stdout, done.stderr) == ("deepspeed is not installed: pip install deepspeed\n", "")
 
 

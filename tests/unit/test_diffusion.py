@@ -169,7 +169,7 @@ def noisy(label_dropout=0.3):
     )
     times = Draws(seed=1, purpose="times")
     return NoisySamples(
-        images=images,
+        source=images,
         label_dropout=label_dropout,
         times=lambda draws: times.integers(draws, 1000),
         seed=1,

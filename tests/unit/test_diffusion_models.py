@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scalebench.strategies.config import TrainConfig
-from tests.unit.diffusion_models import batch_of, built, moved
+from tests.unit.small_models import batch_of, built, moved
 
 pytestmark = pytest.mark.parametrize(
     ("name", "options"), [("dit", {"num_register_tokens": 2}), ("jit", {})], ids=["dit", "jit"]

@@ -5,7 +5,6 @@ from functools import partial
 
 import pytest
 import torch
-from torch._dynamo.testing import CompileCounterWithBackend
 
 from scalebench import workloads
 from scalebench.data.draws import normals
@@ -14,7 +13,7 @@ from scalebench.strategies.config import TrainConfig
 from scalebench.strategies.construct import build_on_meta
 from scalebench.workloads import ddpm
 from scalebench.workloads.diffusion import grid_sinusoids, sinusoids, to_patches
-from tests.unit.diffusion_models import batch_of, built, moved
+from tests.unit.small_models import batch_of, built, graphs_of, moved
 
 # Peebles & Xie 2023, table 4: millions of parameters and Gflops (multiply-adds of one forward pass) at 256 pixels.
 PUBLISHED = {
@@ -143,18 +142,8 @@ def test_start_values_are_the_papers():
 
 
 def test_each_region_is_one_graph_and_all_blocks_share_theirs():
-    torch._dynamo.reset()
     workload, module = dit(num_layers=4)
-    batch = batch_of(workload)
-    expected = module(batch)
-    counter = CompileCounterWithBackend("aot_eager")
-    for name in workload.compiled_names(module):
-        module.get_submodule(name).compile(dynamic=False, fullgraph=True, backend=counter)
-    loss = module(batch)
-    loss.backward()
-    assert counter.frame_count == 3
-    torch.testing.assert_close(loss, expected)
-    torch._dynamo.reset()
+    assert graphs_of(workload, module, batch_of(workload)) == 3
 
 
 @pytest.mark.parametrize("options", [{}, {"num_register_tokens": 4, "hidden_size": 128, "num_heads": 4}])

@@ -22,26 +22,17 @@ from scalebench.doctor import FAMILIES
 from scalebench.doctor.compilers import cxx
 from scalebench.doctor.versions import OLDEST_DEEPSPEED, numbers, runs_on
 from tests.fake_nvml.library import build
+from tests.processes import ROOT, printed, python
 
-ROOT = Path(__file__).parents[2]
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("NCCL_", "MASTER_", "CUDA_", "LD_"))}
-ENVIRONMENT = {**CLEAN, "PYTHONPATH": str(ROOT)}
-DOCTOR = (sys.executable, "-m", "scalebench", "doctor", "--json")
+DOCTOR = ("-m", "scalebench", "doctor")
 
 Findings = dict[str, list[dict[str, Any]]]
 
 
 def doctor(*families: str, inside: tuple[str, ...] = (), cwd: Path = ROOT, **variables: str) -> Findings:
     """What it found, by `family: check`; `inside` is a command that runs it. Its exit code always fits."""
-    done = subprocess.run(
-        [*inside, *DOCTOR, *families],
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT | variables,
-        cwd=cwd,
-        timeout=100,
-        check=False,
-    )
+    done = python(*DOCTOR, "--json", *families, inside=inside, cwd=cwd, environment=CLEAN, **variables)
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert results, done.stderr
     assert done.stderr == ""
@@ -87,9 +78,7 @@ def test_every_family_says_what_it_saw_why_and_what_to_do() -> None:
 
 
 def test_problems_stand_last_with_their_remedies(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "scalebench", "doctor", "variables"]
-    environment = ENVIRONMENT | {"NCCL_DEBUG": "INFO", "NCCL_P2P_DISABLE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    done = python(*DOCTOR, "variables", environment=CLEAN, NCCL_DEBUG="INFO", NCCL_P2P_DISABLE="1")
     assert (done.returncode, done.stderr) == (3, "")
     table, *blocks, count = done.stdout.strip().split("\n\n")
     assert [line.split()[0] for line in table.splitlines()] == ["status", "ok", "ok", "note", "problem"]
@@ -102,18 +91,13 @@ def test_the_documentation_and_the_help_name_every_family() -> None:
     page = (ROOT / "docs" / "troubleshooting.md").read_text()
     table = page.partition("| family | looks at |\n|---|---|\n")[2].partition("\n\n")[0]
     assert re.findall(r"^\| ([a-z]+) \|", table, re.MULTILINE) == list(FAMILIES)
-    told = subprocess.run([*DOCTOR, "--help"], capture_output=True, text=True, env=ENVIRONMENT, timeout=60, check=True)
-    assert ", ".join(FAMILIES) in " ".join(told.stdout.split())
+    assert ", ".join(FAMILIES) in " ".join(printed(*DOCTOR, "--help").split())
 
 
 def test_torch_is_not_imported_by_the_command() -> None:
     code = "import sys; from scalebench.cli import main; main.exit_code(sys.argv[1:]); print('torch' in sys.modules)"
     families = ("packages", "gpus", "clocks", "processes", "limits", "network", "variables", "builds")
-    done = subprocess.run(
-        [sys.executable, "-c", code, "doctor", *families],
-        capture_output=True, text=True, env=ENVIRONMENT, timeout=60, check=True,
-    )  # fmt: skip
-    assert done.stdout.splitlines()[-1] == "False"
+    assert printed("-c", code, "doctor", *families).splitlines()[-1] == "False"
 
 
 # --- packages and versions
@@ -364,9 +348,7 @@ from scalebench.doctor.limits import locked_memory
 print(*(next(locked_memory(pathlib.Path(folder))).status for folder in sys.argv[1:]))
 """
     (tmp_path / "adapters" / "mlx5_0").mkdir(parents=True)
-    command = [sys.executable, "-c", code, str(tmp_path / "adapters"), str(tmp_path / "none")]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=60, check=True)
-    assert done.stdout.split() == ["problem", "ok"]
+    assert printed("-c", code, tmp_path / "adapters", tmp_path / "none").split() == ["problem", "ok"]
 
 
 def test_no_loopback_and_a_name_without_an_address() -> None:

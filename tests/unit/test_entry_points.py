@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.processes import ROOT, printed
+
 PACKAGE = ROOT / "tests" / "data" / "third_party"
 
 USE_IT = """
@@ -33,21 +31,13 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the package installed in it, for PYTHONPATH."""
     target = tmp_path_factory.mktemp("site")
     options = ["--no-index", "--no-deps", "--no-build-isolation", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([sys.executable, "-m", "pip", "install", *options, "--target", target, PACKAGE], check=True)
+    printed("-m", "pip", "install", *options, "--target", target, PACKAGE)
     return target
 
 
-def run(arguments: list[str], installed: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(installed)])}
-    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=120)
-
-
 def test_an_installed_package_adds_a_strategy(installed: Path) -> None:
-    done = run(["-c", USE_IT], installed)
-    assert done.returncode == 0, done.stderr
+    printed("-c", USE_IT, PYTHONPATH=f"{ROOT}:{installed}")
 
 
 def test_the_command_lists_it(installed: Path) -> None:
-    done = run(["-m", "scalebench", "list"], installed)
-    assert done.returncode == 0, done.stderr
-    assert "echo" in done.stdout
+    assert "echo" in printed("-m", "scalebench", "list", PYTHONPATH=f"{ROOT}:{installed}")

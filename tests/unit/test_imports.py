@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "doctor": FACTS | {"analysis", "doctor"},
     "reporting": {"stats", "theory", "records", "spec", "recipe", "errors", "analysis", "reporting", "strategies"},
 }
-FACE = {"cli", "terminal", "pytest_plugin", "pytest_runs", "__main__", "__init__"}
+FACE = {"cli", "pytest_plugin", "pytest_runs", "__main__", "__init__"}
 """The face may import anything; nothing imports it."""
 
 

@@ -3,8 +3,7 @@
 import hashlib
 import random
 import re
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,9 +18,8 @@ from scalebench.reporting.report import write_report
 from scalebench.reporting.rules_of_thumb import RULES, rules_of_thumb, verdict
 from scalebench.reporting.text import change, figure, size, with_interval
 from scalebench.stats.intervals import Estimate
+from tests.processes import ROOT, python
 from tests.unit.factory import ENVIRONMENT, make_parity, make_record, make_repeats, make_spec
-
-ROOT = Path(__file__).parents[2]
 
 
 def sweep() -> list[Record]:
@@ -260,15 +258,10 @@ def test_mistakes_are_told_in_a_sentence(
 def test_report_py_runs_without_torch_and_without_a_traceback(tmp_path: Path) -> None:
     """A finder that refuses torch stands in for a machine where importing it would be slow or impossible."""
     (tmp_path / "torch.py").write_text("raise ImportError('torch must not be imported')")
-    environment = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": "/usr/bin:/bin"}
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "report.py"), *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, cwd=tmp_path)
-
-    good = run("--results", str(store(tmp_path / "results")))
+    run = partial(python, ROOT / "report.py", "--results", cwd=tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    good = run(store(tmp_path / "results"))
     assert good.returncode == 0, good.stderr
-    missing = run("--results", "nowhere")
+    missing = run("nowhere")
     assert missing.returncode == 2
     assert missing.stderr.startswith("scalebench: error: 'nowhere' does not exist")
     assert len(missing.stderr.splitlines()) == 1

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.processes import ROOT, printed
+
 CHECK = f"""
 import importlib.util
 import pathlib
@@ -33,23 +31,14 @@ def project(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(arguments: list[str], folder: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    environment["PYTHONPATH"] = str(ROOT)
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def test_in_the_current_directory(project: Path) -> None:
-    run(["-c", CHECK], project)
-    run(["-m", "scalebench", "list"], project)
+    printed("-c", CHECK, cwd=project)
+    printed("-m", "scalebench", "list", cwd=project)
 
 
 def test_beside_a_factory(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     (project / "factory.py").write_text(CHECK)
-    run([str(project / "factory.py")], tmp_path_factory.mktemp("elsewhere"))
+    printed(project / "factory.py", cwd=tmp_path_factory.mktemp("elsewhere"))
 
 
 @pytest.mark.parametrize("import_mode", ["prepend", "importlib"])
@@ -57,4 +46,5 @@ def test_in_a_pytest_rootdir(project: Path, import_mode: str) -> None:
     (project / "pytest.ini").write_text("[pytest]\npythonpath = .\n")
     body = CHECK.strip().replace("\n", "\n    ")
     (project / "test_theirs.py").write_text(f"def test_whose():\n    {body}\n")
-    run(["-m", "pytest", "-q", "-p", "no:cacheprovider", f"--import-mode={import_mode}", "test_theirs.py"], project)
+    options = ("-q", "-p", "no:cacheprovider", f"--import-mode={import_mode}")
+    printed("-m", "pytest", *options, "test_theirs.py", cwd=project, PYTEST_ADDOPTS="", PYTEST_PLUGINS="")

@@ -3,8 +3,6 @@
 import itertools
 import json
 import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from scalebench.data.images import open_images
 from scalebench.data.pairs import open_pairs
 from scalebench.data.split import assign, quotas
 from scalebench.data.synth import SHAPES
+from tests.processes import python
 
 HALVES = ["--train-ratio", "0.5", "--val-ratio", "0.5"]
 
@@ -198,12 +197,7 @@ split.MODES = {"copy": lambda source, target: os.kill(os.getpid(), int(sys.argv[
 main.main(sys.argv[2:])
 """
     arguments = ["data", "split", "--input-dir", photos, "--output-dir", tmp_path / "parts"]
-    stopped = subprocess.run(
-        [sys.executable, "-c", script, str(int(sent)), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    stopped = python("-c", script, str(int(sent)), *arguments)
     assert stopped.returncode == code
     assert not (tmp_path / "parts").exists()
     if code == 130:

@@ -5,8 +5,6 @@ import multiprocessing
 import os
 import resource
 import signal
-import subprocess
-import sys
 import sysconfig
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from scalebench.data.cache import CHUNK_BYTES
 from scalebench.data.corpus import HEADER_BYTES, cached_corpus, corpus_files, read_sha256
 from scalebench.data.tokens import open_tokens, synthetic_samples, text_samples
 from scalebench.errors import UserError
+from tests.processes import python
 
 TEXT = bytes(range(256)) * 3 + "tränen".encode()
 
@@ -139,7 +138,7 @@ corpus.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # everythin
 corpus.cached_corpus([Path(sys.argv[1])], Path(sys.argv[2]))
 """
     cache = tmp_path / "cache"
-    killed = subprocess.run([sys.executable, "-c", code, str(text), str(cache)], check=False)
+    killed = python("-c", code, text, cache)
     assert killed.returncode == -signal.SIGKILL
     assert not list(cache.glob("*.tokens"))
     assert samples_of(text, cache).sha256 == hashlib.sha256(TEXT).hexdigest()

@@ -1,8 +1,6 @@
 """Names, sizes and options of workloads: what is allowed, what is refused and how, without torch."""
 
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -17,6 +15,7 @@ from scalebench.harness.parity import comparable
 from scalebench.strategies.base import Workload
 from scalebench.workloads.config import Config
 from scalebench.workloads.options import checked_options
+from tests.processes import printed
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -81,7 +80,7 @@ workloads.resolve_options("gpt", "tiny", {"dropout": 0.1})
 list(workloads.describe()), workloads.size_names("gpt"), data.resolve_name("synthetic")
 assert "torch" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    printed("-c", code)
 
 
 @pytest.mark.parametrize("info", list(workloads.describe()), ids=lambda info: f"{info.workload}-{info.size}")

@@ -1,4 +1,4 @@
-"""Small diffusion transformers on the CPU, for the tests of each."""
+"""Small transformers on the CPU, for the tests of each."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from scalebench import workloads
 from scalebench.strategies.config import TrainConfig
@@ -28,6 +29,20 @@ def moved(module: nn.Module) -> nn.Module:
         for parameter in module.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
     return module
+
+
+def graphs_of(workload: Workload, module: nn.Module, batch: dict[str, Tensor]) -> int:
+    """How many graphs its regions are, each compiled in one piece, which must leave the loss as it is."""
+    torch._dynamo.reset()
+    expected = module(batch)
+    counter = CompileCounterWithBackend("aot_eager")
+    for name in workload.compiled_names(module):
+        module.get_submodule(name).compile(dynamic=False, fullgraph=True, backend=counter)
+    loss = module(batch)
+    loss.backward()
+    torch.testing.assert_close(loss, expected)
+    torch._dynamo.reset()
+    return counter.frame_count
 
 
 def batch_of(workload: Workload, samples: int = 3) -> dict[str, Tensor]:

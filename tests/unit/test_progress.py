@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from scalebench.cli.progress import LineProgress, LiveProgress, SessionProgress, duration, open_progress
 from scalebench.records.record import Record
 from scalebench.spec import PlannedRun
-from scalebench.terminal import LineProgress, LiveProgress, SessionProgress, duration, open_progress
 from tests.unit.factory import make_parity, make_record, make_spec
 
 RUNS = [
