@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from . import compat
 from .base import Workload
 from .config import TrainConfig
-from .construct import allocate_, initial_value, materialise_, named_state, stored_dtype
+from .construct import allocate_, initial_value, materialise_, named_state, parameter_dtype, stored_dtype
 from .deepspeed_config import Plan
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -33,14 +33,17 @@ def fill_(deepspeed: Any, module: nn.Module, workload: Workload, plan: Plan, dev
 def _partition_(deepspeed: Any, module: nn.Module, workload: Workload, plan: Plan, device: torch.device) -> None:
     """One parameter after another gets its values and is partitioned, so that no rank ever holds two whole ones.
 
-    `zero.Init` as a context around the building would draw its own random values, and let rank 0's win.
+    `zero.Init` as a context around the building would draw its own random values, and let rank 0's win. It would also
+    cast buffers, which the engine leaves as they are at the other stages.
     """
     shapes = dict(named_state(module))
-    dtype = DTYPES[plan.parameter_dtype]
-    allocate_(module, lambda old: torch.empty(0, dtype=stored_dtype(old, dtype), device=device))
+    stored, cast = parameter_dtype(plan.config), DTYPES[plan.parameter_dtype]
+    allocate_(module, lambda old: torch.empty(0, dtype=stored_dtype(old, stored), device=device))
     for name, tensor in named_state(module):
-        tensor.data = initial_value(workload, name, shapes[name], plan.config.seed, device).to(tensor.dtype)
-        if isinstance(tensor, nn.Parameter):
+        value = initial_value(workload, name, shapes[name], plan.config.seed, device)
+        parameter = isinstance(tensor, nn.Parameter)
+        tensor.data = value.to(stored_dtype(value, cast if parameter else stored))
+        if parameter:
             deepspeed.zero.Init(module=nn.ParameterList([tensor]), config_dict_or_path=plan.json)
     if plan.config.compile:
         # Gathered as a whole, outside of the compiled code, which the hooks of its parts would break into pieces.

@@ -62,6 +62,11 @@ def _config_class(transformers: Any) -> Any:
 def _model(name: str, transformers: Any, made: Any) -> Any:
     """The causal language model in fp32, with its own random values."""
     if isinstance(made, transformers.PreTrainedModel):
+        if not made.can_generate() or made.config.is_encoder_decoder:
+            raise UserError(
+                f"{name} returned a {type(made).__name__} without data, and text is for causal language models alone. "
+                "Return (model, dataset), its samples dicts of the model's arguments, labels among them."
+            )
         return made.float()
     if type(made) not in transformers.AutoModelForCausalLM._model_mapping:
         raise UserError(f"{name}: transformers has no causal language model for {type(made).__name__}.")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import IterableDataset, default_collate
 
 from scalebench.adapters.importing import told
 from scalebench.adapters.nested import flatten
@@ -67,7 +67,8 @@ class DatasetSource:
 
 def require_dataset(dataset: Any, name: str) -> None:
     """Raise UserError unless `dataset` has a length and gives samples by index."""
-    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+    indexed = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+    if not indexed or isinstance(dataset, IterableDataset):  # whose base class has a __getitem__ that raises
         raise UserError(
             f"the dataset of {name} is of type {type(dataset).__name__}, which has no length and no samples by index. "
             "Give a map-style dataset: strategies are compared on the very same samples."

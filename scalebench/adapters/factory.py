@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
+from torch import nn
 
 from scalebench.adapters import BLOCKS, RESERVED, Scalar
 from scalebench.adapters.importing import load_module, told
@@ -72,7 +73,7 @@ class Factory:
             hints = _hints(part)
             if name in hints:
                 return hints[name]
-        return type(parameter.default) if isinstance(parameter.default, bool | int | float | str) else Any
+        return Any if parameter.default in (None, parameter.empty) else type(parameter.default)
 
 
 _VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
@@ -91,20 +92,17 @@ def _found(module: Any, place: str, name: str) -> Callable[..., Any]:
     for part in name.split("."):
         with told(place):  # packages may import their parts when they are asked for
             found = getattr(found, part, None)
-    if callable(found):
+    if callable(found) and not isinstance(found, nn.Module):
         return found  # type: ignore[no-any-return]
     if found is not None:
         raise UserError(
-            f"'{name}' in {place} is {_article(found)}, which cannot be called. Name a function or a class."
+            f"'{name}' in {place} is a value of type {type(found).__name__}, which makes nothing. Name a function or "
+            "a class."
         )
     own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
     defined = [key for key in own if getattr(module, key).__module__ == module.__name__] or own
     listed = f" It has: {', '.join(sorted(defined)[:10])}." if defined else ""
     raise UserError(f"{place} has no '{name}'.{did_you_mean(name, dir(module))}{listed}")
-
-
-def _article(value: object) -> str:
-    return f"a value of type {type(value).__name__}"
 
 
 def _signature(part: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

@@ -73,7 +73,13 @@ def _said(what: str, error: BaseException) -> str:
             return f"is not there: no module '{error.name}' is installed, or lies in the current folder"
         return f"needs the package '{package}', which is not installed: pip install {package}"
     said = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".: ")
-    return f"raises {said}{_place(error)}"
+    return f"raises {said}{_place(error)}{_instead_of_a_trainer(error)}"
+
+
+def _instead_of_a_trainer(error: BaseException) -> str:
+    """What to do where a LightningModule asks for its Trainer."""
+    asks = "attached to a `Trainer`" in str(error)
+    return ", and there is none here: do without, or record a Trainer's run by scalebench.lightning_callback" * asks
 
 
 def _place(error: BaseException) -> str:

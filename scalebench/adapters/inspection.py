@@ -55,6 +55,7 @@ def _inspected(name: str, root: nn.Module, batch: Batch) -> Inspection:
         _require_loss(name, loss)
         loss.backward()
     samples = next(iter(batch.values())).size(0)
+    _require_dense(name, root)
     unused = [key for key, one in root.named_parameters() if one.requires_grad and one.grad is None]
     return Inspection(flops_per_sample=counter.get_total_flops() / samples or None, unused=tuple(unused))
 
@@ -68,6 +69,14 @@ def _require_loss(name: str, loss: Any) -> None:
         raise UserError(f"the loss of {name} depends on no trainable parameter.")
     if loss.device.type != "meta" and not torch.isfinite(loss):
         raise UserError(f"the loss of {name} on its first samples is {loss.item()}, so it cannot be trained.")
+
+
+def _require_dense(name: str, root: nn.Module) -> None:
+    sparse = [key for key, one in root.named_parameters() if one.grad is not None and one.grad.is_sparse]
+    if sparse:
+        raise UserError(
+            f"{name}: the gradient of {sparse[0]} is sparse, which is neither clipped nor sharded. Give sparse=False."
+        )
 
 
 def on_meta(module: nn.Module) -> nn.Module:

@@ -18,6 +18,7 @@ from scalebench.adapters import BLOCKS, Scalar
 from scalebench.adapters.importing import told
 from scalebench.adapters.lightning_classes import is_a, overrides
 from scalebench.adapters.lightning_data import data_of
+from scalebench.adapters.lightning_logged import Logged, alone, metrics_of
 from scalebench.adapters.nested import unflatten
 from scalebench.adapters.optimizers import Rates, config_of, no_decay_names, require_all_trained
 from scalebench.adapters.own import OwnWorkload, open_own
@@ -31,27 +32,12 @@ CHANGING = (
 )  # fmt: skip
 """Hooks by which a module changes the step itself, which belongs to the strategy here."""
 UNCALLED = (
-    "on_fit_start", "on_train_start", "on_train_epoch_start", "on_train_batch_start", "on_train_batch_end",
-    "on_train_epoch_end", "on_train_end", "on_fit_end", "configure_callbacks", "test_step",
+    "on_fit_start", "on_train_start", "on_train_epoch_start", "on_train_batch_start", "on_before_backward",
+    "on_train_batch_end", "on_train_epoch_end", "on_train_end", "on_fit_end", "on_validation_start",
+    "on_validation_epoch_start", "on_validation_batch_start", "on_validation_batch_end", "on_validation_epoch_end",
+    "on_validation_end", "on_save_checkpoint", "on_load_checkpoint", "configure_callbacks", "test_step",
 )  # fmt: skip
 """Hooks that a Trainer calls around steps, or in place of validation_step in a test, and nobody does here."""
-
-
-class Logged:
-    """What takes the place of `self.log`: the last value of each name."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, Tensor] = {}
-
-    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        if isinstance(value, Tensor) and value.numel() == 1:
-            self.values[name] = value.detach().reshape(())
-        elif isinstance(value, int | float):
-            self.values[name] = torch.tensor(float(value))
-
-    def log_dict(self, dictionary: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
-        for name, value in dictionary.items():
-            self.log(name, value)
 
 
 class LightningRoot(Root):
@@ -61,24 +47,44 @@ class LightningRoot(Root):
         super().__init__(model)
         self._logged = Logged()
         self._steps = 0
+        self._device: torch.device | None = None
         for name in ("log", "log_dict"):
             object.__setattr__(model, name, getattr(self._logged, name))
+        for metric in metrics_of(model):
+            metric.distributed_available_fn = alone
 
     def run(self, batch: Batch, task: Task) -> tuple[Any, Mapping[str, Tensor]]:
-        model: Any = self.model
-        self._place(next(iter(batch.values())).device)
-        self._logged.values = {}
-        validates = task == "metrics" and overrides(model, "validation_step")
-        output = _called(model.validation_step if validates else model.training_step, unflatten(batch), self._steps)
+        device = next(iter(batch.values())).device
+        self._place(device)
+        if task == "loss":
+            return self._loss_of("training_step", batch), {}
+        return self._evaluated(batch, device)
+
+    def _evaluated(self, batch: Batch, device: torch.device) -> tuple[Any, Mapping[str, Tensor]]:
+        """The loss, and what is logged: its metrics are those of this batch alone."""
+        for metric in metrics_of(self.model):
+            metric.reset()
+        self._logged.taken(device)
+        loss = self._loss_of("validation_step" if overrides(self.model, "validation_step") else "training_step", batch)
+        logged = self._logged.taken(device)
+        losses = [value for name, value in logged.items() if "loss" in name]
+        if loss is None and len(losses) == 1:
+            loss = losses[0]
+        elif loss is None:
+            loss = self._loss_of("training_step", batch)
+        return loss, {name: value for name, value in logged.items() if name != "loss"}
+
+    def _loss_of(self, step: str, batch: Batch) -> Any:
         self._steps += 1
-        logged = {name: value for name, value in self._logged.values.items() if name != "loss"}
-        loss = loss_in(output)
-        if loss is None and validates:
-            loss = next((value for name, value in logged.items() if "loss" in name), None)
-        return loss, logged
+        return loss_in(_called(getattr(self.model, step), unflatten(batch), self._steps - 1))
 
     def _place(self, device: torch.device) -> None:
-        """Let `self.device` be true, which only a Trainer's `to` sets."""
+        """Let `self.device` be true, which only a Trainer's `to` sets, and have its metrics there."""
+        if device == self._device:
+            return
+        self._device = device
+        for metric in metrics_of(self.model):
+            metric.to(device)
         for module in self.model.modules():
             if "_device" in module.__dict__:
                 module.__dict__["_device"] = device
@@ -184,7 +190,9 @@ def _rates(scheduler: dict[str, Any], optimizer: Any) -> tuple[Rates | None, str
     interval, frequency = str(scheduler.get("interval") or "epoch"), int(scheduler.get("frequency") or 1)
     rates = Rates(scheduler["scheduler"], optimizer, interval=interval, frequency=frequency)
     every = f"{frequency} {interval}s" if frequency > 1 else interval
-    return rates, f"its {kind} sets the learning rate, every {every}"
+    cycles = getattr(scheduler["scheduler"], "cycle_momentum", False)
+    momentum = "; the momentum, which it would change too, stays" if cycles else ""
+    return rates, f"its {kind} sets the learning rate, every {every}{momentum}"
 
 
 def _uncalled(module: Any) -> list[str]:

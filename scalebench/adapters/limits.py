@@ -27,7 +27,19 @@ def reason_against(workload: OwnWorkload, name: str, options: Mapping[str, objec
         return f"FSDP2 shards no scalars such as {_listed(scalars)}: give them the shape (1,), or use fsdp1"
     if config.activation_checkpointing and not workload.block_names(module):
         return "no repeated blocks are found to checkpoint: name them by --set workload.blocks=NAME"
-    return None
+    return _reason_in_16_bit(workload, name, options) if config.mixed else None
+
+
+def _reason_in_16_bit(workload: OwnWorkload, name: str, options: Mapping[str, object]) -> str | None:
+    casting = strategies.create(name, options).casting
+    if casting not in ("sharded-cast", "engine-cast"):
+        return None
+    failure = workload.failure_when_cast(by_block=casting == "sharded-cast")
+    return failure and (
+        f"it casts parameters and inputs to 16 bit, but neither buffers (a BatchNorm's statistics, tables) nor what "
+        f"forward makes itself, and there the model fails ({failure}): bring these to the dtype of the input in "
+        "forward, or use fp32, bf16-true, or ddp, which autocasts"
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

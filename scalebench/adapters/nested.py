@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from scalebench.errors import UserError
@@ -35,6 +36,15 @@ def unflatten(batch: Batch) -> Any:
             inner = inner.setdefault(part, {})
         inner[last] = tensor
     return _shaped(tree)
+
+
+def cast(value: Any, dtype: torch.dtype) -> Any:
+    """`value` with the floating-point tensors in it, and in its dicts, tuples and lists, in `dtype`."""
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if type(value) is dict:
+        return {name: cast(inner, dtype) for name, inner in value.items()}
+    return type(value)(cast(inner, dtype) for inner in value) if type(value) in (tuple, list) else value
 
 
 def _leaves(value: Any, place: str) -> Iterator[tuple[str, Tensor]]:

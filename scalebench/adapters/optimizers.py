@@ -93,5 +93,10 @@ class Rates:
         self._optimizer._opt_called = True  # type: ignore[attr-defined]  # else torch warns that it never stepped
         for step in itertools.count(1):
             yield learning_rate * float(group["lr"]) / float(group["initial_lr"])
-            if step % every == 0:
+            if step % every == 0 and not self._ended():
                 self._scheduler.step()
+
+    def _ended(self) -> bool:
+        """OneCycleLR has a last step, after which it would raise: its last rate stays."""
+        total = getattr(self._scheduler, "total_steps", None)
+        return total is not None and self._scheduler.last_epoch + 1 >= int(total)

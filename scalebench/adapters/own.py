@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from scalebench.adapters import DEFAULT_MICRO_BATCH, OWN_DATA, SIZE
 from scalebench.adapters.blocks import find_blocks, given_blocks
+from scalebench.adapters.casting import LARGEST, failure_when_cast
 from scalebench.adapters.importing import told
 from scalebench.adapters.inspection import Inspection, inspect_model, on_meta, state_of
 from scalebench.adapters.root import Root
 from scalebench.data.base import SampleSource
 from scalebench.errors import UserError
+from scalebench.strategies.base import Batch
 from scalebench.strategies.config import OptimizerConfig
 from scalebench.theory.activations import Saved
 from scalebench.workloads.base import LearningRates
@@ -72,6 +74,7 @@ class OwnWorkload:
         self._state = state_of(root)
         self._no_decay = no_decay
         self._blocks = _blocks(root, blocks)
+        self._failures: dict[bool, str | None] = {}
 
     @property
     def optimizer(self) -> OptimizerConfig | None:
@@ -142,9 +145,19 @@ class OwnWorkload:
     @cached_property
     def inspection(self) -> Inspection:
         """What one loss on two samples shows. Raises UserError when it cannot be trained."""
+        return inspect_model(self.name, self._root, self._two_samples())
+
+    def failure_when_cast(self, *, by_block: bool) -> str | None:
+        """As scalebench.adapters.casting has it, with the inputs of blocks cast too or not; None for a large model."""
+        if by_block not in self._failures:
+            tried = self.parameter_count() <= LARGEST
+            blocks = self._blocks if by_block else []
+            self._failures[by_block] = failure_when_cast(self._root, self._two_samples(), blocks) if tried else None
+        return self._failures[by_block]
+
+    def _two_samples(self) -> Batch:
         source = self._open(OWN_DATA, 0)
-        count = len(source)
-        return inspect_model(self.name, self._root, source.__getitems__([0, 1 % count]))
+        return source.__getitems__([0, 1 % len(source)])
 
 
 def _blocks(root: Root, given: str | Sequence[str] | None) -> list[str]:
@@ -157,6 +170,11 @@ def _require_trainable(name: str, root: Root) -> None:
     for key, parameter in root.model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise UserError(f"{name}: the parameter {key} is not initialised. Call the module once in the factory.")
+        if parameter.is_floating_point() and parameter.dtype is not torch.float32:
+            raise UserError(
+                f"{name}: the parameter {key} is of {str(parameter.dtype).removeprefix('torch.')}. Strategies start "
+                "from float32: give module and data as such, and say --precision for what it computes in."
+            )
     if not any(parameter.requires_grad for parameter in root.parameters()):
         raise UserError(f"{name} has no trainable parameters.")
 

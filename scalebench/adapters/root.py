@@ -7,9 +7,10 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from scalebench.adapters.nested import unflatten
+from scalebench.adapters.nested import cast, unflatten
 from scalebench.strategies.base import Batch, Task
 
 
@@ -24,7 +25,7 @@ class Root(nn.Module):
         """`loss`: the mean loss of the batch, an fp32 scalar. `metrics`: sums over its samples. Else ValueError."""
         if task == "generate":
             raise ValueError("a model of one's own generates nothing")
-        loss, logged = self.run(batch, task)
+        loss, logged = self.run(self._as_stored(batch), task)
         if task == "loss":
             return loss.float() if isinstance(loss, Tensor) else loss  # what is no loss is told before launch
         samples = next(iter(batch.values())).size(0)
@@ -35,6 +36,13 @@ class Root(nn.Module):
     def run(self, batch: Batch, task: Task) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The mean loss, and whatever else the model says of the batch (means)."""
         raise NotImplementedError
+
+    def _as_stored(self, batch: Batch) -> Batch:
+        """Floating-point inputs in 16 bit where the parameters are, since nothing else would cast them."""
+        dtype = next((one.dtype for one in self.model.parameters() if one.is_floating_point()), None)
+        if dtype is None or dtype.itemsize != 2:
+            return batch
+        return cast(dict(batch), dtype)  # type: ignore[no-any-return]
 
 
 class PlainRoot(Root):
@@ -57,13 +65,18 @@ class PlainRoot(Root):
             output, target = self.model(*arguments), nested[-1]
         else:
             output, target = self.model(nested), nested
-        return (loss_in(output) if self.loss is None else self.loss(output, target)), {}
+        if self.loss is None:
+            return loss_in(output), {}
+        return self.loss(cast(output, torch.float32), target), {}  # whatever casts, as autocast computes losses
 
 
 def loss_in(output: Any) -> Any:
-    """The loss that a module returned: `output.loss`, `output["loss"]`, or the output itself."""
+    """The loss that a module returned: `output.loss`, `output["loss"]`, a tuple's one scalar, or the output itself."""
     if isinstance(output, Mapping):
         return output.get("loss")
+    if type(output) in (tuple, list):
+        scalars = [one for one in output if isinstance(one, Tensor) and one.dim() == 0]
+        return scalars[0] if len(scalars) == 1 else None
     return output if isinstance(output, Tensor) else getattr(output, "loss", None)
 
 

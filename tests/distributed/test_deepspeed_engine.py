@@ -117,6 +117,38 @@ def test_checkpointing_recomputes_at_every_stage() -> None:
     assert [after - before for before, after in zip(flops[:4], flops[4:], strict=True)] == [whole / 2] * 3 + [whole]
 
 
+class Buffered(Toy):
+    """With a table of numbers that no 16-bit type holds."""
+
+    def build(self) -> nn.Module:
+        model = super().build()
+        model.register_buffer("table", torch.empty(3))
+        return model
+
+    def init_parameter_(self, name: str, tensor: Tensor, generator: torch.Generator) -> None:
+        if name == "table":
+            tensor.fill_(1 / 3)
+        else:
+            super().init_parameter_(name, tensor, generator)
+
+
+def tables(cells: list[Cell]) -> list[Tensor]:
+    """The table under each cell after a step."""
+    found, toy = [], Buffered()
+    for one in cells:
+        with prepared(one, toy) as step:
+            step(share(one, 0, toy))
+            found += [value for name, value in step.module.named_buffers() if name.endswith("table")]
+    return found
+
+
+def test_buffers_keep_fp32_at_every_stage() -> None:
+    cells = [cell(f"deepspeed_stage_{stage}", precision="bf16") for stage in STAGES]
+    for found in run_ranks(tables, 2, cells):
+        assert [table.dtype for table in found] == [torch.float32] * len(STAGES)
+        assert all(torch.equal(table, torch.full((3,), 1 / 3)) for table in found)
+
+
 @dataclass(frozen=True, kw_only=True)
 class WholeToy(Toy):
     """The toy with its tied embedding and head compiled too."""

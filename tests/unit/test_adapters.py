@@ -106,6 +106,14 @@ def test_the_option_names_and_types_are_the_signatures():
         adapters.resolve_options(PLAIN, {"depth": "two"})
 
 
+def test_an_option_that_is_no_plain_value_is_no_option(tmp_path):
+    (tmp_path / "net.py").write_text("def make(widths=(8, 16), note=None): pass")
+    name = f"{tmp_path / 'net.py'}:make"
+    assert adapters.resolve_options(name, {"note": 3}) == {"note": 3}
+    with pytest.raises(UserError, match=r"workload.widths cannot be 3: Input should be a valid tuple"):
+        adapters.resolve_options(name, {"widths": 3})
+
+
 def test_a_changed_file_is_another_cell(tmp_path):
     path = tmp_path / "net.py"
     path.write_text("x = 1")
@@ -121,7 +129,8 @@ def test_a_changed_file_is_another_cell(tmp_path):
         ("import torchvision_that_is_not_there", "make", ["'torchvision_that_is_not_there'", "pip install"]),
         ("raise RuntimeError('no luck')", "make", ["raises RuntimeError: no luck", "line 1"]),
         ("def make(): return 1", "mak", ["has no 'mak'", "Did you mean 'make'"]),
-        ("make = 3", "make", ["type int", "cannot be called"]),
+        ("make = 3", "make", ["type int", "makes nothing"]),
+        (HEAD + "make = nn.Linear(4, 3)", "make", ["type Linear", "makes nothing"]),
         ("def make(): raise ValueError('bad width')", "make", ["raises ValueError: bad width", "line 1"]),
         ("def make(): import sys; sys.exit('usage: ...')", "make", ["raises SystemExit: usage"]),
         ("def make(): return 1", "make", ["returned an int", "a tuple (module, loss, dataset)"]),
@@ -129,6 +138,13 @@ def test_a_changed_file_is_another_cell(tmp_path):
         ("def make(width): return width", "make", ["needs width", "--set workload.width=VALUE"]),
         (HEAD + "def make(): return nn.Linear(4, 3), nn.CrossEntropyLoss(), []", "make", ["is empty"]),
         (HEAD + "def make(): return nn.Linear(4, 3), nn.CrossEntropyLoss(), iter(data)", "make", ["map-style"]),
+        (HEAD + "class Endless(torch.utils.data.IterableDataset):\n __len__ = lambda self: 8\n"
+         " __iter__ = lambda self: iter(data)\n"
+         "def make(): return nn.Linear(4, 3), nn.CrossEntropyLoss(), Endless()", "make", ["type Endless", "map-style"]),
+        (HEAD + "def make(): return nn.Linear(4, 3).double(), nn.CrossEntropyLoss(), data", "make",
+         ["weight is of float64", "--precision"]),
+        (HEAD + "def make():\n words = [(torch.tensor([1, 2, 3]), i % 3) for i in range(32)]\n"
+         " return nn.EmbeddingBag(4, 3, sparse=True), nn.CrossEntropyLoss(), words", "make", ["sparse=False"]),
         (HEAD + "def make(): return nn.Linear(5, 3), nn.CrossEntropyLoss(), data", "make", ["shapes cannot be"]),
         (HEAD + "def make(): return nn.Linear(4, 3), 'mse', data", "make", ["str", "cannot be called"]),
         (
@@ -247,6 +263,62 @@ def make():
     assert workload.metrics(sums) == {"loss": pytest.approx(plain.item())}
 
 
+def test_a_module_may_return_its_loss_beside_its_logits(tmp_path):
+    workload = own(
+        tmp_path,
+        HEAD
+        + """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+    def forward(self, x, y):
+        logits = self.layer(x)
+        return logits, nn.functional.cross_entropy(logits, y)
+def make():
+    return Net(), data
+""",
+    )
+    batch = workload.samples("own", 0).__getitems__([0, 3])
+    assert torch.equal(workload._root(batch), workload._root.model(batch["0"], batch["1"])[1])
+
+
+NORMED = """
+def make(norm: str = "batch"):
+    layer = nn.BatchNorm1d(8) if norm == "batch" else nn.LayerNorm(8)
+    return nn.Sequential(nn.Linear(4, 8), layer, nn.Linear(8, 3)), nn.CrossEntropyLoss(), data
+"""
+
+
+def test_what_fails_once_parameters_and_inputs_are_cast_is_known_before_launch(tmp_path):
+    from scalebench.strategies.config import TrainConfig
+
+    def reason(norm: str, strategy: str, precision: Any) -> str | None:
+        workload = own(tmp_path, HEAD + NORMED, norm=norm)
+        return adapters.unsupported_reason(workload, strategy, {}, TrainConfig(precision=precision))
+
+    for strategy in ("fsdp", "fsdp1", "deepspeed_stage_1", "deepspeed_stage_3"):
+        assert "a BatchNorm's statistics" in (reason("batch", strategy, "bf16") or "")
+    assert reason("batch", "ddp", "bf16") is reason("batch", "fsdp", "fp32") is reason("layer", "fsdp", "bf16") is None
+
+
+def test_where_parameters_are_16_bit_inputs_are_and_the_loss_is_fp32(tmp_path):
+    workload = own(
+        tmp_path,
+        HEAD
+        + """
+def loss(output, target):
+    assert output.dtype is torch.float32
+    return nn.functional.cross_entropy(output, target)
+def make():
+    return nn.Linear(4, 3), loss, data
+""",
+    )
+    batch = workload.samples("own", 0).__getitems__([0, 1, 2, 3])
+    exact, short = workload._root(batch), workload._root.bfloat16()(batch)
+    assert short.item() == pytest.approx(exact.item(), rel=5e-2)
+
+
 def test_find_blocks():
     class Block(nn.Module):
         def __init__(self) -> None:
@@ -305,6 +377,18 @@ def test_draws_of_a_dataset_depend_on_nothing_else():
     assert not torch.equal(source.__getitems__([300 - 256])["0"], alone["0"])  # another epoch is augmented anew
     assert source.sha256 == DatasetSource("waves", Waves(), None, seed=3).sha256
     assert source.sha256 != DatasetSource("waves", Waves(length=16), None, seed=3).sha256
+
+
+def test_a_transformers_model_that_is_no_language_model_needs_its_data(tmp_path):
+    pytest.importorskip("transformers")
+    source = """
+from transformers import BertConfig, BertForSequenceClassification
+small = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=16)
+def make():
+    return BertForSequenceClassification(BertConfig(**small))
+"""
+    with pytest.raises(UserError, match=r"BertForSequenceClassification without data.*Return \(model, dataset\)"):
+        own(tmp_path, source)
 
 
 def test_flops_of_a_transformers_configuration_are_counted_on_meta():

@@ -107,6 +107,25 @@ make = lambda: (Stepped(), data)
     assert (workload.optimizer.name, workload.optimizer.momentum) == ("sgd", 0.9)
 
 
+def test_a_scheduler_with_an_end_leaves_its_last_rate(tmp_path: Path) -> None:
+    workload = own(
+        tmp_path,
+        """
+class Once(Lit):
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.parameters())
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=10)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+make = lambda: (Once(), data)
+""",
+    )
+    rates = workload.rates(workload.optimizer.learning_rate, steps_per_epoch=3)
+    first = [next(rates) for _ in range(14)]
+    assert max(first) == pytest.approx(0.1)
+    assert first[10:] == [first[9]] * 4
+    assert any("momentum, which it would change too, stays" in note for note in workload.notes)
+
+
 def test_what_it_logs_becomes_means() -> None:
     workload = adapters.create(LIT, {})
     root, batch = workload._root, workload.samples("own", 0).__getitems__(range(6))
@@ -152,7 +171,8 @@ make = lambda: (Grouped(), data)
         ("class M(Lit):\n def configure_optimizers(self):\n  return torch.optim.SGD([self.layer.weight], lr=1.0)\n",
          ["leaves out model.layer.bias"]),
         ("class M(Lit):\n def configure_optimizers(self):\n"
-         "  return torch.optim.SGD(self.parameters(), lr=1.0 / self.trainer.max_epochs)\n", ["Trainer"]),
+         "  return torch.optim.SGD(self.parameters(), lr=1.0 / self.trainer.max_epochs)\n",
+         ["not attached to a `Trainer`", "there is none here", "scalebench.lightning_callback"]),
         ("M = Lit\ndata = None", ["no train_dataloader"]),
     ],
 )  # fmt: skip
@@ -278,3 +298,35 @@ make = lambda: (Lit(), Data())
 """
     with pytest.raises(UserError, match="on_after_batch_transfer"):
         own(tmp_path, source)
+
+
+def test_metrics_of_torchmetrics_become_means_over_samples(tmp_path: Path) -> None:
+    workload = own(
+        tmp_path,
+        """
+import torchmetrics
+class M(Lit):
+    def __init__(self):
+        super().__init__()
+        self.error = torchmetrics.MeanAbsoluteError()
+        self.several = torchmetrics.MetricCollection({"mse": torchmetrics.MeanSquaredError()})
+    def validation_step(self, batch, batch_idx):
+        found, wanted = self.layer(batch).squeeze(1), batch[:, 0]
+        self.error.update(found, wanted)
+        self.several(found, wanted)
+        self.log("val/error", self.error)
+        self.log_dict(self.several)
+        self.log_dict({"rows": len(batch), "none of a number": found})
+make = lambda: (M(), data)
+""",
+    )
+    root, batch = workload._root, workload.samples("own", 0).__getitems__(range(6))
+    sums = [root({"batch": batch["batch"][part]}, "metrics") for part in (slice(0, 2), slice(2, 6))]
+    found = workload.metrics({name: sums[0][name] + sums[1][name] for name in sums[0]})
+    difference = root.model.layer(batch["batch"]).squeeze(1) - batch["batch"][:, 0]
+    assert found == {
+        "loss": pytest.approx(root.model.layer(batch["batch"]).square().mean().item()),  # training_step's
+        "val/error": pytest.approx(difference.abs().mean().item()),
+        "mse": pytest.approx(difference.square().mean().item()),
+        "rows": pytest.approx((2 * 2 + 4 * 4) / 6),
+    }
