@@ -12,6 +12,7 @@ import click
 
 from scalebench import workloads
 from scalebench.cli.asking import read_assignments
+from scalebench.cli.flags import Finite
 from scalebench.cli.tables import print_table
 from scalebench.data.fresh import require_free
 from scalebench.data.names import read_extensions, resolve_name
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-SHARE = click.FloatRange(0, 1)
+SHARE = Finite(0, 1)
 COUNT = click.IntRange(min=1)
 SHOWN_NAMES = 5
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -19,6 +21,16 @@ NAMES: Mapping[str, Callable[[], Iterable[str]]] = {
     "precision": lambda: PRECISIONS,
 }
 """Lists whose items a shell can complete."""
+
+
+class Finite(click.FloatRange):
+    """A number in a range; neither `inf` nor `nan`, which click takes for one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
 
 
 def request_flags() -> list[click.Option]:

@@ -126,7 +126,7 @@ def _tell(message: str, code: int) -> int:
 
 
 def _bug(error: Exception) -> int:
-    return _tell(f"{_first_line(error)}; this is a bug; details in {_traceback_file()}", EXIT_BUG)
+    return _tell(f"{_first_line(error)}; this is a bug{_details()}", EXIT_BUG)
 
 
 def _printable(text: str) -> str:
@@ -152,7 +152,11 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def _traceback_file() -> str:
-    with tempfile.NamedTemporaryFile("w", prefix="scalebench-", suffix=".txt", delete=False, encoding="utf-8") as file:
-        file.write(traceback.format_exc())
-    return file.name
+def _details() -> str:
+    """Where the traceback is, unless no file can be made."""
+    with contextlib.suppress(OSError):
+        file = tempfile.NamedTemporaryFile("w", prefix="scalebench-", suffix=".txt", delete=False, encoding="utf-8")
+        with file:
+            file.write(traceback.format_exc())
+        return f"; details in {file.name}"
+    return ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from scalebench.cli.asking import Asked
-from scalebench.cli.flags import request_flags
+from scalebench.cli.flags import Finite, request_flags
 from scalebench.cli.run import DEFAULT_RESULTS
 from scalebench.cli.tables import print_table
 from scalebench.errors import EXIT_OK
@@ -85,7 +85,7 @@ probe = click.Command(
         *(flag for flag in request_flags() if flag.name in ("gpus", "device", "start_method", "results")),
         click.Option(
             ["--max-seconds"],
-            type=click.FloatRange(min=0, min_open=True),
+            type=Finite(min=0, min_open=True),
             metavar="SECONDS",
             help="Begin nothing more after this long.  [default: 30 for each number of ranks]",
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -123,7 +124,7 @@ def limited(whole: int, asked: str | None, flag: str) -> int:
     except ValueError:
         value = 0.0
     share = percentage or "." in text
-    if not value > 0 or (share and value > 1) or (not share and value != int(value)):
+    if not 0 < value < math.inf or (share and value > 1) or (not share and value != int(value)):
         raise UserError(f"--{flag.replace('_', '-')} {asked}: expected a number, or a share such as 0.1 or 10%.")
     return max(1, round(whole * value)) if share else min(whole, int(value))
 

@@ -148,7 +148,7 @@ def foretell(asked: Asked, request: Request, machine: Machine, json_lines: bool)
     if search_asked(asked, request):
         tell(["what is left to a search stands at its smallest, where its trials begin."])
     runs = planned(specs, request)
-    stored = standing(runs, results_folder(request), request.retry or ())
+    stored = stored_of(runs, request)
     found = stored if resumes(asked, request) else replace(stored, left=runs)
     if json_lines:
         for run in found.left:
@@ -197,9 +197,12 @@ def search_asked(asked: Asked, request: Request) -> Search | None:
 
 def standing_of(runs: Sequence[PlannedRun], asked: Asked, request: Request) -> Standing:
     """How far the plan has come: not at all where it is to be measured anew."""
-    if not resumes(asked, request):
-        return Standing(left=runs)
-    return standing(runs, results_folder(request), request.retry or ())
+    return stored_of(runs, request) if resumes(asked, request) else Standing(left=runs)
+
+
+def stored_of(runs: Sequence[PlannedRun], request: Request) -> Standing:
+    """How far the plan has come by what is recorded."""
+    return standing(runs, results_folder(request), request.retry or (), force=bool(request.force))
 
 
 def resumes(asked: Asked, request: Request) -> bool:

@@ -14,7 +14,7 @@ import click
 from scalebench import workloads
 from scalebench.cli.asking import Asked, read_assignments
 from scalebench.cli.exporting import asked_to_export, carry_out_export
-from scalebench.cli.flags import request_flags
+from scalebench.cli.flags import Finite, request_flags
 from scalebench.cli.recipes import resolved
 from scalebench.cli.resuming import resumed_checkpoint, resuming_flags, with_global_batch
 from scalebench.cli.run import alone, cells_of, is_worker, of_all_nodes, results_folder
@@ -62,7 +62,7 @@ def choice(literal: Any) -> click.Choice[str]:
 
 def own_flags() -> list[click.Option]:
     """What only a training takes."""
-    least, above, whole = click.IntRange(min=1), click.FloatRange(min=0, min_open=True), click.IntRange(min=0)
+    least, above, whole = click.IntRange(min=1), Finite(min=0, min_open=True), click.IntRange(min=0)
     described: list[tuple[str, Any, str]] = [
         ("steps", least, "Optimizer steps in all. Default: one epoch."),
         ("epochs", above, "Passes over the training data instead of steps."),
@@ -76,7 +76,7 @@ def own_flags() -> list[click.Option]:
         ),
         ("warmup-steps", whole, "Steps over which the learning rate rises from 0. Default: 0."),
         ("val-data", str, "What to validate on, as --data names it. Default: a part of --data, held out."),
-        ("val-share", click.FloatRange(0, 1, min_open=True, max_open=True), "How much is held out. Default: 0.1."),
+        ("val-share", Finite(0, 1, min_open=True, max_open=True), "How much is held out. Default: 0.1."),
         ("validate-on", choice(ValidateOn), "All ranks in turn, or rank 0 while the others wait. Default: all."),
         ("test-data", str, "What to test the best checkpoint on at the end, as --data names it."),
         ("val-every", least, "Steps between validations. Default: an epoch."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from scalebench.harness.outcome import Outcome
+from scalebench.records.record import Record
 from scalebench.spec import PlannedRun, RunSpec
 
 NOT_ABOUT_MEMORY = {
@@ -30,6 +31,11 @@ def implied_outcome(run: PlannedRun, did_not_fit: Iterable[RunSpec]) -> Outcome 
         return None
     reason = f"implied: the same with a micro-batch of {smaller.micro_batch} ran out of memory; --force runs it"
     return Outcome(status="oom", reason=reason)
+
+
+def is_implied(record: Record) -> bool:
+    """Whether `record` is such an outcome: what was run has an error."""
+    return record.status == "oom" and record.error is None
 
 
 def _rest(spec: RunSpec) -> dict[str, object]:

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from multiprocessing.util import Finalize
 from pathlib import Path
 
+from scalebench.errors import UserError
+
 KEEPER = """
 while read -r _; do :; done
 mv -- "$0" "$0.gone"
@@ -43,7 +45,7 @@ def root() -> Path:
 @functools.cache
 def kept_folder(base: str) -> Path:
     """A folder in `base` that goes with this process; its keeper is told."""
-    folder = Path(tempfile.mkdtemp(prefix="scalebench-", dir=base))
+    folder = new_folder(base, prefix="scalebench-")
     keeper = subprocess.Popen(
         ["/bin/sh", "-c", KEEPER, str(folder)],
         stdin=subprocess.PIPE,
@@ -53,6 +55,17 @@ def kept_folder(base: str) -> Path:
     )
     Finalize(None, _dismiss, args=[keeper], exitpriority=AFTER_MULTIPROCESSING)
     return folder
+
+
+def new_folder(base: str | Path, prefix: str = "") -> Path:
+    """A folder of a name of its own in `base`. Raises UserError where none can be made."""
+    try:
+        return Path(tempfile.mkdtemp(prefix=prefix, dir=base))
+    except OSError as error:
+        raise UserError(
+            f"no temporary folder can be made in '{base}': {error.strerror}. Make room there, or use another: "
+            "export TMPDIR=/a/short/path"
+        ) from error
 
 
 def _dismiss(keeper: subprocess.Popen[bytes]) -> None:
@@ -75,7 +88,7 @@ def temporary_files_inside() -> Iterator[None]:
 @contextlib.contextmanager
 def private_folder(base: str | None = None) -> Iterator[Path]:
     """A folder of one launch alone, gone afterwards; in `base`, if that is given."""
-    folder = Path(tempfile.mkdtemp(dir=kept_folder(base) if base else root()))
+    folder = new_folder(kept_folder(base) if base else root())
     try:
         yield folder
     finally:

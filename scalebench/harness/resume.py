@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scalebench.harness.fit import is_implied
 from scalebench.records.environment import collect, machine_facts
 from scalebench.records.record import METHOD, Record, Status
 from scalebench.records.store import load_records
@@ -28,26 +29,32 @@ class Standing:
     damaged: Sequence[tuple[Path, str]] = field(default=())
 
 
-def standing(runs: Sequence[PlannedRun], results: Path, retry: Collection[Status] = ()) -> Standing:
+def standing(
+    runs: Sequence[PlannedRun], results: Path, retry: Collection[Status] = (), *, force: bool = False
+) -> Standing:
     """How far the plan `runs` has come by what is under `results`.
 
     A record counts when its spec and kind are planned, it was made on a machine and by a method like today's (their
     figures would not be pooled otherwise), and its run came to an end: not when it was interrupted, or ended in one of
-    the ways to `retry`. How many there are counts, not which repeats they were.
+    the ways to `retry`, or, with `force`, was never made since a smaller batch had not fitted. One that is not ok gives way to as many ok ones as were planned: it has been retried. How many
+    there are counts, not which repeats they were.
     """
     if not results.is_dir():
         return Standing(left=runs)
     wanted = {run.key for run in runs}
     stored = load_records(results, {cell_id for cell_id, _ in wanted})
     here = machine_facts(collect()) if stored.records else {}
-    recorded = [
+    ended = [
         (record, path)
         for record, path in zip(stored.records, stored.paths, strict=True)
         if record.key in wanted
         and record.status not in {"interrupted", *retry}
+        and not (force and is_implied(record))
         and record.method == METHOD
         and machine_facts(record.environment) == here
     ]
+    planned, sound = Counter(run.key for run in runs), Counter(r.key for r, _ in ended if r.status == "ok")
+    recorded = [pair for pair in ended if pair[0].status == "ok" or sound[pair[0].key] < planned[pair[0].key]]
     counts = Counter(record.key for record, _ in recorded)
     left = [run for run in runs if run.repeat >= counts[run.key]]
     return Standing(left=left, recorded=recorded, damaged=stored.damaged)

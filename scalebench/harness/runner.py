@@ -6,6 +6,7 @@ Importing this does not import torch, so that the ranks' fork server and this pr
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -297,11 +298,23 @@ class Session:
         try:
             return write_record(record, self.folder)
         except OSError as error:
-            rescued = write_record(record, Path(tempfile.mkdtemp(prefix="scalebench-rescued-")))
             raise UserError(
-                f"cannot write into '{self.folder}': {error.strerror}. This run's record was saved as {rescued}; "
-                "make room or permit writing, move it there, and run the same command with --resume."
+                f"cannot write into '{self.folder}': {error.strerror}. {_rescued(record)} Make room or permit writing, "
+                "and run the same command with --resume."
             ) from error
+
+
+REFUGES = (None, "/dev/shm")
+"""Where a record may go that finds no room among the others: the temporary folder or, if that is full too, memory."""
+
+
+def _rescued(record: Record) -> str:
+    """A sentence on what became of a record that could not be stored."""
+    for place in REFUGES:
+        with contextlib.suppress(OSError):
+            path = write_record(record, Path(tempfile.mkdtemp(prefix="scalebench-rescued-", dir=place)))
+            return f"This run's record was saved as {path}: move it there."
+    return "This run's record found no room anywhere and is lost."
 
 
 def check_data(runs: Sequence[PlannedRun]) -> None:

@@ -48,7 +48,7 @@ def write_record(record: Record | Probe, folder: Path) -> Path:
     path = folder / record.file_name
     if path.exists():
         raise FileExistsError(f"{path} exists; records are never overwritten")
-    temporary = folder / f".writing-{os.getpid()}-{path.name}"
+    temporary = folder / f".writing-{os.getpid()}-{path.stem}.tmp"  # no JSON: nobody reads half a record
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(record.model_dump_json(indent=1) + "\n")

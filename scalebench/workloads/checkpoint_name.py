@@ -39,11 +39,11 @@ def resolve_checkpoint(given: str) -> str:
 
 def split_name(name: str) -> tuple[Path, str | None]:
     """The file and the prefix, None where none is given. A path that exists as it stands has none."""
-    whole = Path(name).expanduser()
+    whole = Path(os.path.expanduser(name))
     path, at, prefix = name.rpartition("@")
     if not at or whole.exists():
         return whole, None
-    return Path(path).expanduser(), prefix
+    return Path(os.path.expanduser(path)), prefix
 
 
 def checkpoint_sha256(name: str) -> str:

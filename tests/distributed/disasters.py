@@ -12,9 +12,11 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -211,15 +213,29 @@ def small_disk(path: Path) -> Iterator[None]:
 
 
 def disk_full(stage: Stage) -> None:
-    filler = stage.results / "filler"
+    with small_disk(stage.results):
+        unwritable(stage, *filling(stage.results))
+
+
+def disk_full_for_all(stage: Stage) -> None:
+    """Where results and temporary files are on one disk, as on most machines: memory is left."""
+    with tempfile.TemporaryDirectory(prefix="disk-", dir="/tmp") as folder, small_disk(Path(folder) / "d"):
+        disk = Path(folder) / "d"
+        stage.results = disk / "results"
+        unwritable(stage, *filling(disk), variables={"TMPDIR": str(disk)})
+        stage.check([path.name for path in disk.iterdir()] == ["results"], f"left: {[*disk.iterdir()]}")
+
+
+def filling(disk: Path) -> tuple[Callable[[], object], Callable[[], object]]:
+    """What fills `disk` to its last byte, and what makes room again."""
+    filler = disk / "filler"
 
     def fill() -> None:
         with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
             while True:
                 file.write(b"\0" * 4096)
 
-    with small_disk(stage.results):
-        unwritable(stage, fill, filler.unlink)
+    return fill, filler.unlink
 
 
 def read_only(stage: Stage) -> None:
@@ -230,14 +246,21 @@ def read_only(stage: Stage) -> None:
         unwritable(stage, remount("ro"), remount("rw"))
 
 
-def unwritable(stage: Stage, spoil: Callable[[], object], mend: Callable[[], object]) -> None:
+def unwritable(
+    stage: Stage,
+    spoil: Callable[[], object],
+    mend: Callable[[], object],
+    variables: Mapping[str, str] | None = None,
+) -> None:
     """The record that finds no place is put elsewhere and said where; put back, it counts."""
-    with stage.sweep() as sweep:
+    with stage.sweep(variables=variables) as sweep:
         stage.until(stage.records, "a first record")
         spoil()
         stage.ended(sweep, EXIT_USAGE)
         saved = {Path(word.rstrip(";.")) for word in sweep.errors().split() if "scalebench-rescued-" in word}
         rescued = {path.name: path.read_bytes() for path in saved}
+        for path in saved:
+            shutil.rmtree(path.parent)
     stage.check(len(rescued) == 1, f"{len(rescued)} records were rescued")
     mend()
     for name, content in rescued.items():
@@ -347,6 +370,7 @@ DISASTERS = (
     Disaster(name="SIGKILL of the launcher, a rank stopped", happens=launcher_killed),
     Disaster(name="SIGKILL of the fork server", happens=server_killed),
     Disaster(name="disk full", happens=disk_full, needs_root=True),
+    Disaster(name="disk full, temporary files too", happens=disk_full_for_all, needs_root=True),
     Disaster(name="results folder read-only", happens=read_only, needs_root=True),
     Disaster(name="killed by a memory limit", happens=killed_by_a_memory_limit, needs_root=True, **TOO_LARGE),
     Disaster(name="refused by a memory limit", happens=refused_by_a_memory_limit, **TOO_LARGE),

@@ -11,36 +11,61 @@ from hypothesis import strategies as st
 from scalebench.cli import main
 from scalebench.matrix.request import Request
 
-COMMANDS = {"run": ["run", "--dry-run"], "parity": ["parity", "--dry-run"]} | {
-    name: [name] for name in ("list", "report", "compare", "explain", "completion", "nonsense")
-}
-"""What is called: nothing that starts a rank. (`probe` and `doctor` would, given nothing wrong.)"""
+NAMES = (
+    *("list", "report", "compare", "explain", "completion", "nonsense", "train", "probe", "doctor"),
+    *("data split", "data synth", "data encode"),
+)
+COMMANDS = {name: [name, "--dry-run"] for name in ("run", "parity")} | {name: name.split() for name in NAMES}
+"""What is called. Whoever calls it keeps those that would start ranks, given nothing wrong, from doing so."""
 TYPED = """
-ddp fsdp,single deepspeed,ddp 1 2 0 -1 1.5 1,2 64 100000 9007199254740991 all doubling fp32 bf16,32 fp16-true none
+0.5 10% 7 ddp fsdp,single deepspeed,ddp 1 2 0 -1 1.5 1,2 64 100000 9007199254740991 all doubling fp32 bf16,32 fp16-true none
 tiny 124m,tiny 13b weak,strong , a=b workload.num_layers=1 workload.num_layers=1000000 workload.context_length=[1,2]
 strategy.x=[ strategy.prefetch=1 strategy.prefetch=[] é {} {a=1} synthetic stdlib -- -h --help ~nobody-here nan inf
 1e400 2% 100% results results/s1 . bash session s1 cpu cuda failed,oom matched sgd auto max best 1GiB
-digits images:results arrays:nowhere
+digits images:results arrays:nowhere limits tensorboard loss=1 cosine images parts net.py:make vavae results/s1@x
 """
 WORDS = TYPED.split()
 ODD_WORDS = ["", " ", "\udcff", "x" * 300, "\n", "\x1b[31m", "-", "=", "💥"]
 
 
-def flags_of(command: str) -> list[str]:
-    """The flags of a command, as it declares them."""
-    found = main.scalebench.get_command(None, command)  # type: ignore[arg-type]
-    return [flag for option in (found.params if found else []) for flag in (*option.opts, *option.secondary_opts)]
+RIGHT = {
+    "run": ["--strategy", "ddp", "--device", "cpu"],
+    "parity": ["--strategy", "fsdp", "--device", "cpu"],
+    "train": ["--strategy", "ddp", "--device", "cpu", "--gpus", "1", "--data", "synthetic"],
+    "data synth": ["--output-dir", "parts"],
+    "data encode": ["--checkpoint", "x.pt", "--data", "digits", "--output-dir", "parts"],
+}
+"""What makes a command whole, so that what is added to it comes further than its missing flags."""
+
+
+def flags_of(command: str) -> dict[str, list[str]]:
+    """The flags of a command, as it declares them, each with the words that suit it: all of them where it has none."""
+    found: Any = main.scalebench
+    for name in command.split():
+        found = found and found.get_command(None, name)
+    options = found.params if found else []
+    return {
+        flag: [*getattr(option.type, "choices", ())] or WORDS
+        for option in options
+        for flag in (*option.opts, *option.secondary_opts)
+    }
 
 
 @st.composite
 def command_lines(draw: st.DrawFn) -> list[str]:
-    """A command with flags, words that some flag takes, and words that none does, in any order."""
+    """A command, whole or not, with flags, words that suit them, and words that suit none, in any order."""
     command = draw(st.sampled_from(sorted(COMMANDS)))
     short_text = st.text(st.characters(exclude_characters="/"), max_size=6)  # no path out of here
     word = st.one_of(st.sampled_from(WORDS), st.sampled_from(ODD_WORDS), short_text)
-    flag = st.sampled_from(flags_of(command) or ["--x"])
-    parts = draw(st.lists(st.one_of(flag, word, st.tuples(flag, word)), max_size=6))
-    return [*COMMANDS[command], *(text for part in parts for text in ([part] if isinstance(part, str) else part))]
+    flags = flags_of(command) or {"--x": WORDS}
+    flag = st.sampled_from(sorted(flags))
+    suited = flag.flatmap(lambda name: st.tuples(st.just(name), st.sampled_from(flags[name])))
+    parts = draw(st.lists(st.one_of(suited, suited, flag, word, st.tuples(flag, word)), max_size=6))
+    begun = RIGHT.get(command, []) if draw(st.booleans()) else []
+    return [
+        *(*COMMANDS[command], *begun),
+        *(text for part in parts for text in ([part] if isinstance(part, str) else part)),
+    ]
 
 
 ODD_TOML = (

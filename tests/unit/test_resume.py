@@ -13,7 +13,7 @@ from scalebench.analysis.durations import Durations
 from scalebench.harness import resume
 from scalebench.harness.resume import standing
 from scalebench.matrix import plan
-from scalebench.records.record import METHOD, Record
+from scalebench.records.record import METHOD, ErrorFacts, Record
 from scalebench.records.store import load_records, reserved, write_record
 from scalebench.spec import PlannedRun
 from tests.unit.factory import ENVIRONMENT, make_parity, make_record, make_spec
@@ -90,6 +90,26 @@ def test_an_outcome_is_a_result_until_it_is_to_be_tried_again(tmp_path: Path, st
     assert standing(runs, tmp_path).left == runs[2:]
     assert len(standing(runs, tmp_path, [status]).left) == 2  # type: ignore[list-item]
     assert [r.status for r, _ in standing(runs, tmp_path, [status]).recorded] == ["ok"]  # type: ignore[list-item]
+
+
+def test_what_was_retried_gives_way_once_the_plan_is_full(tmp_path: Path) -> None:
+    runs = plan(SPECS[:1], 2, 0)
+    for session, status in (("s1", "failed"), ("s2", "ok"), ("s3", "failed")):
+        store(tmp_path, runs[0], session, status=status, reason="so it ended")
+    assert [record.status for record, _ in standing(runs, tmp_path).recorded] == ["failed", "ok", "failed"]
+    store(tmp_path, runs[1], "s4")
+    found = standing(runs, tmp_path)
+    assert [record.status for record, _ in found.recorded] == ["ok", "ok"]
+    assert found.left == []
+
+
+def test_what_was_only_implied_is_run_when_forced(tmp_path: Path) -> None:
+    run, made = plan(SPECS[:2], 1, 0)
+    store(tmp_path, run, status="oom", reason="implied: a smaller one did not fit")
+    error = ErrorFacts(rank=0, kind="OutOfMemoryError", message="out of memory")
+    store(tmp_path, made, status="oom", reason="rank 0: out of memory", error=error)
+    assert standing([run, made], tmp_path).left == []
+    assert standing([run, made], tmp_path, force=True).left == [run]
 
 
 def test_a_damaged_record_is_told_and_measured_again(tmp_path: Path) -> None:

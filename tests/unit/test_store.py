@@ -106,6 +106,16 @@ def test_a_full_disk_leaves_no_half_record(record: Record, tmp_path: Path, monke
         store.require_writable(tmp_path)
 
 
+def test_a_record_that_is_being_written_is_read_by_nobody(
+    record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[store.LoadResult] = []
+    monkeypatch.setattr(os, "fsync", lambda _: seen.append(store.load_records(tmp_path)))
+    store.write_record(record, tmp_path / "s")
+    assert (seen[0].records, seen[0].damaged) == ([], [])
+    assert seen[-1].records == [record]
+
+
 def test_a_file_in_place_of_the_folder_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "results").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
