@@ -154,9 +154,10 @@ def _first_line(error: BaseException) -> str:
 
 def _details() -> str:
     """Where the traceback is, unless no file can be made."""
-    with contextlib.suppress(OSError):
-        file = tempfile.NamedTemporaryFile("w", prefix="scalebench-", suffix=".txt", delete=False, encoding="utf-8")
-        with file:
-            file.write(traceback.format_exc())
+    with (
+        contextlib.suppress(OSError),
+        tempfile.NamedTemporaryFile("w", prefix="scalebench-", suffix=".txt", delete=False, encoding="utf-8") as file,
+    ):
+        file.write(traceback.format_exc())
         return f"; details in {file.name}"
     return ""

@@ -30,6 +30,7 @@ def be_rank(main: Callable[[Any], Any], orders: Orders, rank: int, ranks: int) -
     """Entry point of every rank's process: `main(orders)`, whose value or exception is left in a file."""
     assert orders.folder is not None
     announce(orders.folder, rank)
+    be_first_to_go()
     hear_signals()
     write_logs(orders.folder, rank)
     os.environ.update(variables(orders.folder, rank, ranks))
@@ -40,6 +41,13 @@ def be_rank(main: Callable[[Any], Any], orders: Orders, rank: int, ranks: int) -
         traceback.print_exc()
         ended = failure_of(error, rank)
     leave(ended, orders.folder, rank)
+
+
+def be_first_to_go() -> None:
+    """Where memory runs out the kernel kills a rank, whose end is an outcome: not the launcher, which has been growing
+    all night, nor the fork server."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def hear_signals() -> None:

@@ -35,9 +35,9 @@ def standing(
     """How far the plan `runs` has come by what is under `results`.
 
     A record counts when its spec and kind are planned, it was made on a machine and by a method like today's (their
-    figures would not be pooled otherwise), and its run came to an end: not when it was interrupted, or ended in one of
-    the ways to `retry`, or, with `force`, was never made since a smaller batch had not fitted. One that is not ok gives way to as many ok ones as were planned: it has been retried. How many
-    there are counts, not which repeats they were.
+    figures would not be pooled otherwise), and its run came to an end: not when it was interrupted, ended in one of
+    the ways to `retry` or, with `force`, was only implied. One that is not ok gives way once as many are ok as were
+    planned: it has been retried. How many there are counts, not which repeats they were.
     """
     if not results.is_dir():
         return Standing(left=runs)

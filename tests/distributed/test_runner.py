@@ -18,6 +18,8 @@ import pytest
 
 from scalebench.analysis.steps import MOST_OFF_THE_WALL, job_spans, sum_over_wall, window
 from scalebench.errors import UserError
+from scalebench.harness.job import Orders
+from scalebench.harness.launcher import Launcher
 from scalebench.harness.phase import PHASES
 from scalebench.harness.runner import execute
 from scalebench.records.record import Record
@@ -188,6 +190,18 @@ def test_nothing_listens_beyond_loopback(tmp_path: Path) -> None:
     assert run_one(tiny(steps=50), tmp_path, watcher).status == "ok"
     assert watcher.seen <= {"127.0.0.1", "::1"}
     assert watcher.seen, "gloo's ranks listen for each other: if nothing was seen, the looks came too late"
+
+
+def readiness_to_go(orders: Orders) -> int:
+    """By how much the kernel, where memory runs out, prefers this process to others."""
+    return int(Path("/proc/self/oom_score_adj").read_text())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone says whom it will kill")
+def test_where_memory_runs_out_ranks_go_before_their_launcher(tmp_path: Path) -> None:
+    own = readiness_to_go(Orders())
+    assert Launcher(device="cpu").launch(readiness_to_go, Orders(), 2, tmp_path, patience=280.0) == [1000, 1000]
+    assert readiness_to_go(Orders()) == own
 
 
 def test_workers_load_the_very_same_batches(tmp_path: Path) -> None:

@@ -18,11 +18,12 @@ NAMES = (
 COMMANDS = {name: [name, "--dry-run"] for name in ("run", "parity")} | {name: name.split() for name in NAMES}
 """What is called. Whoever calls it keeps those that would start ranks, given nothing wrong, from doing so."""
 TYPED = """
-0.5 10% 7 ddp fsdp,single deepspeed,ddp 1 2 0 -1 1.5 1,2 64 100000 9007199254740991 all doubling fp32 bf16,32 fp16-true none
+ddp fsdp,single deepspeed,ddp 1 2 0 -1 1.5 1,2 64 100000 9007199254740991 all doubling fp32 bf16,32 fp16-true none
 tiny 124m,tiny 13b weak,strong , a=b workload.num_layers=1 workload.num_layers=1000000 workload.context_length=[1,2]
 strategy.x=[ strategy.prefetch=1 strategy.prefetch=[] é {} {a=1} synthetic stdlib -- -h --help ~nobody-here nan inf
 1e400 2% 100% results results/s1 . bash session s1 cpu cuda failed,oom matched sgd auto max best 1GiB
-digits images:results arrays:nowhere limits tensorboard loss=1 cosine images parts net.py:make vavae results/s1@x
+0.5 10% 7 digits images:results arrays:nowhere limits tensorboard loss=1 cosine images parts net.py:make
+vavae results/s1@x
 """
 WORDS = TYPED.split()
 ODD_WORDS = ["", " ", "\udcff", "x" * 300, "\n", "\x1b[31m", "-", "=", "💥"]

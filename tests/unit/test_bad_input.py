@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import scalebench
@@ -39,7 +39,7 @@ REAL = json.loads((Path(__file__).parents[1] / "data" / "record.json").read_text
 
 def try_all(examples: st.SearchStrategy[Any], count: int, check: Callable[[Any], None]) -> None:
     """`check` on so many examples, few the same each time; the first that fails is made small and shown."""
-    bounded = settings(max_examples=count, derandomize=count < MANY, suppress_health_check=list(HealthCheck))
+    bounded = settings(max_examples=count, derandomize=count < MANY)
     bounded(given(examples)(check))()
 
 
