@@ -13,7 +13,7 @@ from pathlib import Path
 
 from scalebench.harness import shortage
 from scalebench.harness.job import RankFailure
-from scalebench.harness.rank import WHERE_ARE_YOU, log_file
+from scalebench.harness.rank import NO_ROOM, WHERE_ARE_YOU, log_file
 
 SERVER_LOST = 255
 """What multiprocessing makes of a process whose fork server has died."""
@@ -32,6 +32,8 @@ def of_death(rank: int, code: int, at_ns: int, folder: Path) -> RankFailure:
     """A rank that ended with exit code `code` and left no word but its log."""
     if code == SERVER_LOST:
         kind, message = "Killed", "its fork server ended and took it along"
+    elif code == NO_ROOM:
+        kind, message = "Exited", f"it could not write into {folder.parent}: the disk is full, or the like"
     elif code < 0:
         kind, message = "Killed", f"by signal {-code} ({signal.Signals(-code).name})"
     else:

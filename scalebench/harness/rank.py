@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,23 +24,36 @@ from scalebench.harness.stop import SIGNALS
 LOOPBACK_ADDRESS = "127.0.0.1"
 WHERE_ARE_YOU = signal.SIGUSR1
 """Makes a rank write where its main thread is, even when that thread runs no Python."""
+NO_ROOM = os.EX_CANTCREAT
+"""Exit code of a rank that could not write into its folder, and so could not say why either."""
 
 
 def be_rank(main: Callable[[Any], Any], orders: Orders, rank: int, ranks: int) -> NoReturn:
     """Entry point of every rank's process: `main(orders)`, whose value or exception is left in a file."""
     assert orders.folder is not None
-    announce(orders.folder, rank)
-    be_first_to_go()
-    hear_signals()
-    write_logs(orders.folder, rank)
+    with mute_end():
+        announce(orders.folder, rank)
+        be_first_to_go()
+        hear_signals()
+        write_logs(orders.folder, rank)
     os.environ.update(variables(orders.folder, rank, ranks))
     tempfile.tempdir = os.environ["TMPDIR"]
     try:
         ended = main(orders)
     except BaseException as error:
-        traceback.print_exc()
+        with contextlib.suppress(OSError):  # a full disk
+            traceback.print_exc()
         ended = failure_of(error, rank)
     leave(ended, orders.folder, rank)
+
+
+@contextlib.contextmanager
+def mute_end() -> Iterator[None]:
+    """Inside, this process ends by NO_ROOM where something cannot be written."""
+    try:
+        yield
+    except OSError:
+        os._exit(NO_ROOM)
 
 
 def be_first_to_go() -> None:
@@ -106,8 +119,9 @@ def result_file(folder: Path, rank: int) -> Path:
 def leave(ended: object, folder: Path, rank: int) -> NoReturn:
     """Write `ended`, whole or not at all, and end this process without the interpreter's long farewell."""
     unfinished = folder / f"unfinished-{rank}"
-    unfinished.write_bytes(pickle.dumps(ended))
-    unfinished.rename(result_file(folder, rank))
+    with mute_end():
+        unfinished.write_bytes(pickle.dumps(ended))
+        unfinished.rename(result_file(folder, rank))
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

@@ -313,7 +313,7 @@ def _rescued(record: Record) -> str:
     for place in REFUGES:
         with contextlib.suppress(OSError):
             path = write_record(record, Path(tempfile.mkdtemp(prefix="scalebench-rescued-", dir=place)))
-            return f"This run's record was saved as {path}: move it there."
+            return f"This run's record was saved as {path}; move it there."
     return "This run's record found no room anywhere and is lost."
 
 
