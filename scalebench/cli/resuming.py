@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scalebench.adapters import OWN_DATA
 from scalebench.cli.run import is_worker
 from scalebench.matrix.request import merged_options
 from scalebench.recipe import Recipe
 from scalebench.spec import RunSpec
+from scalebench.strategies.config import OptimizerConfig
 from scalebench.training.manifest import Manifest, found_checkpoint, read_manifest
 from scalebench.training.whole import last_whole, set_aside, verify
 
@@ -55,7 +58,8 @@ def resuming_flags(checkpoint: Path, manifest: Manifest, given: Mapping[str, Any
 
 
 def _of_spec(spec: RunSpec) -> dict[str, Any]:
-    names = ("strategy", "precision", "workload", "size", "data", "device")
+    names = ["strategy", "precision", "workload", "size", "device", "profile"]
+    names += ["data"] if spec.data != OWN_DATA else []
     numbers = ("seed", "micro_batch", "num_workers")
     switches = ("tf32", "compile", "activation_checkpointing", "deterministic", "detect_anomaly", "cudnn_benchmark")
     return {
@@ -66,6 +70,8 @@ def _of_spec(spec: RunSpec) -> dict[str, Any]:
         "optimizer": spec.optimizer.name,
         "clip_norm": str(spec.clip_norm or "none"),
         "ema_decay": str(spec.ema_decay or "none"),
+        "timeout": str(spec.timeout_seconds),
+        **({"memory_limit": str(spec.memory_limit_bytes)} if spec.memory_limit_bytes else {}),
     }
 
 
@@ -86,6 +92,15 @@ def _of_recipe(recipe: Recipe) -> dict[str, Any]:
     if recipe.target:
         said["target"] = f"{recipe.target.metric}={recipe.target.value}"
     return {name: value for name, value in said.items() if value is not None}
+
+
+def with_optimizer(spec: RunSpec, then: OptimizerConfig) -> RunSpec:
+    """`spec` with the settings of its optimizer as they were `then`, perhaps the model's own, at its learning rate; as
+    it is, where it has another optimizer."""
+    if spec.optimizer.name != then.name:
+        return spec
+    same = dataclasses.replace(then, learning_rate=spec.optimizer.learning_rate)
+    return spec.model_copy(update={"optimizer": same})
 
 
 def with_global_batch(spec: RunSpec, global_batch: int) -> RunSpec:

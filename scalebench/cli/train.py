@@ -16,7 +16,7 @@ from scalebench.cli.asking import Asked, read_assignments
 from scalebench.cli.exporting import asked_to_export, carry_out_export
 from scalebench.cli.flags import Finite, request_flags
 from scalebench.cli.recipes import resolved
-from scalebench.cli.resuming import resumed_checkpoint, resuming_flags, with_global_batch
+from scalebench.cli.resuming import resumed_checkpoint, resuming_flags, with_global_batch, with_optimizer
 from scalebench.cli.run import alone, cells_of, is_worker, of_all_nodes, results_folder
 from scalebench.cli.summary import cautions, exit_code, problems, where
 from scalebench.cli.tracking import ended, tracked, tracking
@@ -151,6 +151,8 @@ def command(assignments: Sequence[str], json_lines: bool, local_rank: str | None
     if is_worker(os.environ):
         request, machine = alone(request, int(os.environ["WORLD_SIZE"])), of_all_nodes(machine)
     spec = cell(asked, request, machine)
+    if resumed:
+        spec = with_optimizer(spec, resumed[1].spec.optimizer)
     if resumed and not batch_given:
         spec = with_global_batch(spec, resumed[1].spec.global_batch)
     folder = Path(flags.get("checkpoint_dir") or Path("checkpoints") / default_folder(spec))

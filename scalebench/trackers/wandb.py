@@ -22,7 +22,8 @@ class Wandb:
     """
 
     def __init__(self, run: Run) -> None:
-        self._offline = os.environ.get("WANDB_MODE", "offline") != "online"
+        mode = os.environ.get("WANDB_MODE", "offline")
+        self._offline = mode != "online"
         if not self._offline and not wandb.login(prompt=False):
             raise RuntimeError("W&B has no API key: type `wandb login`, or leave WANDB_MODE=online out")
         options, again = run.options, bool(run.first_step) and self._offline
@@ -35,7 +36,7 @@ class Wandb:
             tags=list(options.tags),
             id=f"{run.id}-from-{run.first_step}" if again else run.id,
             resume=None if self._offline else "allow",
-            mode=os.environ.get("WANDB_MODE", "offline"),
+            mode=mode,
             dir=run.folder,
             config=dict(run.parameters),
             settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
@@ -53,7 +54,9 @@ class Wandb:
         self._run.log_artifact(artifact)
 
     def end(self, status: str) -> str:
-        folder = Path(self._run.settings.sync_dir)
+        folder, disabled = Path(self._run.settings.sync_dir), self._run.disabled
         self._run.finish(exit_code=0 if status == "ok" else 1)
         wandb.teardown()  # what `finish` has handed over is on disk only then
+        if disabled:
+            return "nothing is kept: WANDB_MODE is disabled"
         return f"wandb sync {shlex.quote(str(folder))}" if self._offline else str(self._run.url)

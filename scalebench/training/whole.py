@@ -52,7 +52,7 @@ def set_aside(damaged: Path) -> str:
     kept = damaged.with_name(f"{DAMAGED}{damaged.name}")
     with contextlib.suppress(OSError):
         damaged.rename(kept)
-        return f"It is kept as {kept.name}."
+        return f"The damaged one is kept as {kept.name}."
     return ""
 
 

@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,9 @@ from scalebench.spec import PlannedRun, RunSpec
 from scalebench.strategies.config import OptimizerConfig
 from scalebench.training import session
 from scalebench.training.board import Board
-from scalebench.training.manifest import MANIFEST, checkpoints_in
+from scalebench.training.manifest import UNFINISHED, checkpoints_in, read_manifest
 from scalebench.training.parts import parts
+from scalebench.training.whole import verify
 from tests.distributed.test_runner import ranks_of_this_process
 from tests.distributed.training import FP32_TOLERANCE
 
@@ -71,15 +73,15 @@ def facts(record: Record) -> TrainingFacts:
 
 
 @contextlib.contextmanager
-def rank_killed_once(reached: Callable[[], object], after_seconds: float = 0.0) -> Iterator[None]:
-    """While inside, a rank of this process is killed as soon as something is `reached`, or some time later."""
+def rank_killed_once(reached: Callable[[], object], after_seconds: float = 0.0, which: int = 0) -> Iterator[None]:
+    """While inside, one of this process's ranks is killed as soon as something is `reached`, or some time later."""
     over = threading.Event()
 
     def kill() -> None:
         while not reached() and not over.is_set():
             time.sleep(0.005)
         time.sleep(after_seconds)
-        for process in ranks_of_this_process()[:1]:
+        for process in ranks_of_this_process()[which : which + 1]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
 
@@ -219,17 +221,28 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(save_async: bool, tmp_path
         subprocess.run(["umount", disk], check=True)
 
 
+def saving_since(folder: Path, began_ns: int) -> bool:
+    """Whether a checkpoint has been begun since then, and is not whole yet."""
+    with contextlib.suppress(FileNotFoundError):  # it has just become whole
+        return any(path.stat().st_mtime_ns > began_ns for path in folder.glob(f"{UNFINISHED}*"))
+    return False
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("save_async", [False, True])
-def test_kills_at_any_moment_lose_nothing_good(save_async: bool, tmp_path: Path) -> None:
-    spec, folder, asked = small("ddp"), tmp_path / "c", recipe(steps=400, keep_best=0, save_async=save_async)
-    last: Path | None = None
+@pytest.mark.parametrize(
+    ("strategy", "save_async"), [("ddp", False), ("ddp", True), ("fsdp", False), ("deepspeed_stage_3", False)]
+)
+def test_kills_in_the_middle_of_saves_lose_nothing_good(strategy: str, save_async: bool, tmp_path: Path) -> None:
+    spec, folder = small(strategy, workload_options=SMALL | {"hidden_size": 128, "vocab_size": 4096}), tmp_path / "c"
+    asked = recipe(steps=400, val_every=400, keep_best=0, save_async=save_async)
+    facts(train(folder, spec, asked.model_copy(update={"steps": 2})))
     for attempt in range(20):
-        there = last / MANIFEST if last else folder
-        with rank_killed_once(there.exists, 0.05 + 0.021 * attempt):
-            train(folder, spec, asked, resume=last)
+        last, saving = checkpoints_in(folder)[-1], partial(saving_since, folder, time.time_ns())
+        with rank_killed_once(saving, 0.04 * attempt, which=attempt % 2):
+            assert train(folder, spec, asked, resume=last).status == "failed"
         found = checkpoints_in(folder)
-        assert last is None or (found and found[-1] >= last)
-        last = found[-1] if found else None
-    assert last is not None
-    assert facts(train(folder, spec, asked, resume=last)).evaluations[-1].step == 400
+        for checkpoint in found:
+            verify(checkpoint, read_manifest(checkpoint))
+        assert found[-1] >= last
+    whole = asked.model_copy(update={"save_every": None})
+    assert facts(train(folder, spec, whole, resume=found[-1])).evaluations[-1].step == 400

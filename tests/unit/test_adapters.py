@@ -16,8 +16,11 @@ from scalebench import adapters, workloads
 from scalebench.adapters.blocks import find_blocks, given_blocks
 from scalebench.adapters.dataset import DatasetSource
 from scalebench.adapters.nested import flatten, unflatten
+from scalebench.cli.recipes import rated
 from scalebench.errors import UserError
+from scalebench.training.parts import parts
 from tests.processes import printed
+from tests.unit.factory import make_spec
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PLAIN = f"{EXAMPLES / 'plain.py'}:make"
@@ -37,6 +40,24 @@ import torch
 from torch import nn
 data = [(torch.randn(4), i % 3) for i in range(32)]
 """
+
+
+def test_a_model_is_validated_and_tested_on_what_it_brings_along(tmp_path):
+    source = (
+        HEAD
+        + """
+import scalebench
+def make():
+    sets = {"dataset": data[:20], "validation": data[20:25], "test": data[25:]}
+    return scalebench.Model(module=nn.Linear(4, 3), loss=nn.CrossEntropyLoss(), **sets)
+"""
+    )
+    workload = own(tmp_path, source)
+    spec = make_spec(workload=workload.name, data="own", size="own")
+    split = parts(workload, spec, rated(spec, {"test": True}))
+    assert [len(part) for part in (split.train, split.val, split.test)] == [20, 5, 7]
+    classes = split.test.__getitems__(range(7))["1"]
+    assert classes.tolist() == [i % 3 for i in range(25, 32)]
 
 
 def test_a_plain_module_is_built_on_meta_with_its_own_values():

@@ -10,11 +10,17 @@ import pytest
 import torch
 
 from scalebench import adapters
-from scalebench.cli.recipes import rated, schedule
+from scalebench.cli.asking import Asked
+from scalebench.cli.recipes import rated, resolved, schedule
+from scalebench.cli.resuming import resuming_flags, with_optimizer
+from scalebench.cli.train import SHARED, cell
 from scalebench.errors import UserError
 from scalebench.harness.loading import at_rates
+from scalebench.machine import detect
 from scalebench.recipe import Recipe
+from scalebench.spec import RunSpec
 from scalebench.training.learning_rate import learning_rates
+from scalebench.training.manifest import Manifest
 from scalebench.training.parts import parts
 from tests.unit.factory import make_spec
 
@@ -277,6 +283,18 @@ def test_a_training_is_tested_on_its_test_data_which_it_has_not_seen(tmp_path: P
     assert len(set.union(*seen)) == 32
     assert rows_of(parts(workload, spec, asked).test) == seen[2]
     assert parts(workload, spec, rated(spec, {})).test is None
+
+
+def test_its_training_goes_on_as_it_was_asked(tmp_path: Path) -> None:
+    def planned(flags: dict[str, Any]) -> tuple[Recipe, RunSpec]:
+        asked = Asked(flags={name: flags.pop(name) for name in (*SHARED, "set") if name in flags}, table={})
+        return resolved(cell(asked, asked.request(), detect("cpu")), flags, lambda spec, recipe: (10, 4))
+
+    recipe, spec = planned({"strategy": "ddp", "gpus": "2", "workload": CLASSES, "device": "cpu"})
+    assert spec.optimizer.weight_decay == 0.05
+    manifest = Manifest(step=3, elapsed_seconds=1.0, contents="full", spec=spec, recipe=recipe)
+    again, same = planned(resuming_flags(tmp_path / "step-00000003", manifest, {}))
+    assert (again, with_optimizer(same, spec.optimizer)) == (recipe, spec)
 
 
 def test_without_test_data_of_its_own_a_share_is_held_out() -> None:

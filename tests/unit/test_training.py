@@ -12,13 +12,14 @@ from scalebench import workloads
 from scalebench.cli.asking import Asked
 from scalebench.cli.main import exit_code
 from scalebench.cli.recipes import limited, resolved, target
-from scalebench.cli.resuming import resumed_checkpoint, resuming_flags, with_global_batch
+from scalebench.cli.resuming import resumed_checkpoint, resuming_flags, with_global_batch, with_optimizer
 from scalebench.cli.train import SHARED, cell
 from scalebench.data.batches import loader
 from scalebench.errors import UserError
 from scalebench.machine import detect
 from scalebench.recipe import Fid, Recipe, Target
 from scalebench.records.training import Evaluation
+from scalebench.spec import RunSpec
 from scalebench.strategies.config import OptimizerConfig
 from scalebench.training.keeping import best_of, clear, finish, remove_others
 from scalebench.training.learning_rate import learning_rate, scaled
@@ -173,7 +174,10 @@ def test_a_damaged_checkpoint_is_passed_over_and_kept(tmp_path: Path) -> None:
     assert found[0] == made[10]
     assert found[1].step == 10
     assert "step-00000020" in told[0]
-    assert "weights is not what was written. The one before it is step-00000010. It is kept as damaged-" in told[1]
+    assert (
+        "weights is not what was written. The one before it is step-00000010. The damaged one is kept as damaged-"
+        in told[1]
+    )
     assert told[2] == f"going on from {made[10]}, the last that is whole."
     assert checkpoints_in(tmp_path) == [made[5], made[10]]
     assert (tmp_path / "damaged-step-00000015" / "weights").read_bytes() == b"v" * 100
@@ -280,7 +284,10 @@ def test_other_recipes_are_not_resumed(changes: dict[str, object], said: str, tm
 def test_resuming_asks_for_what_was_asked_before(tmp_path: Path) -> None:
     target = {"metric": "loss", "value": 1.5, "higher": False}
     options = workloads.resolve_options("gpt", "tiny", {"dropout": 0.25})
-    spec = make_spec(ema_decay=0.9, workload_options=options, deterministic=True, detect_anomaly=True)
+    switches = {"deterministic": True, "detect_anomaly": True, "profile": "backend-default"}
+    limits = {"memory_limit_bytes": 2**31, "timeout_seconds": 77.0}
+    optimizer = OptimizerConfig(learning_rate=0.1, weight_decay=0.375)
+    spec = make_spec(ema_decay=0.9, workload_options=options, optimizer=optimizer, **switches, **limits)
     (tmp_path / "mine.py").write_text("class Notes:\n    def on_end(self, moment):\n        pass\n")
     more = {"callbacks": (f"{tmp_path}/mine.py:Notes",), "target": target}
     settings = {"recipe": recipe(schedule="linear", val_batches=4, log_every=7, **more), "spec": spec}
@@ -291,9 +298,9 @@ def test_resuming_asks_for_what_was_asked_before(tmp_path: Path) -> None:
     spec = cell(asked, asked.request(), detect("cpu"))
     found, spec = resolved(spec, flags, lambda spec, recipe: (10, 4))
     assert found == manifest.recipe.model_copy(update={"steps": 200})
-    same = with_global_batch(spec, manifest.spec.global_batch).model_copy(update={"optimizer": manifest.spec.optimizer})
+    same = with_global_batch(with_optimizer(spec, manifest.spec.optimizer), manifest.spec.global_batch)
     assert not list(differences(manifest.spec, same, FREE_TO_CHANGE))
-    assert (same.deterministic, same.detect_anomaly, same.cudnn_benchmark) == (True, True, False)
+    assert not list(differences(manifest.spec, same, set(RunSpec.model_fields) - {*switches, *limits}))
     assert flags["checkpoint_dir"] == str(tmp_path)
 
 
