@@ -2,133 +2,38 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 
-from scalebench import workloads
 from scalebench.cli.asking import Asked, read_assignments
 from scalebench.cli.exporting import asked_to_export, carry_out_export
-from scalebench.cli.flags import Finite, request_flags
 from scalebench.cli.recipes import resolved
 from scalebench.cli.resuming import resumed_checkpoint, resuming_flags, with_global_batch, with_optimizer
 from scalebench.cli.run import alone, cells_of, is_worker, of_all_nodes, results_folder
-from scalebench.cli.summary import cautions, exit_code, problems, where
+from scalebench.cli.summary import cautions, exit_code, problems
 from scalebench.cli.tracking import ended, tracked, tracking
+from scalebench.cli.training_flags import SHARED, STAGING, own_flags, shared_flags
+from scalebench.cli.training_wording import default_folder, plan_lines, result_lines, way_on
 from scalebench.errors import EXIT_CELL_NOT_OK, EXIT_OK, UserError
 from scalebench.machine import Machine, detect
 from scalebench.matrix import Request
-from scalebench.recipe import Contents, Recipe, Rule, RuleBy, Schedule, Training, ValidateOn
+from scalebench.recipe import Recipe, Training
 from scalebench.records.record import Record
 from scalebench.records.store import reserved
 from scalebench.spec import PlannedRun, RunSpec
-from scalebench.trackers import TRACKERS
 from scalebench.trackers.feed import Feed
 from scalebench.training.board import Board
-from scalebench.training.manifest import Manifest, checkpoints_in
+from scalebench.training.manifest import Manifest
 
 HELP = """Train a model to a result under a strategy; checkpoints, validation and a record.
 
 For example: scalebench train --strategy fsdp --gpus 2 --epochs 3 --lr 0.001 --schedule cosine
 """
-SHARED = (
-    "strategy", "gpus", "precision", "tf32", "workload", "size", "data", "num_workers", "micro_batch", "accumulation",
-    "memory_limit", "compile", "activation_checkpointing", "clip_norm", "optimizer", "learning_rate", "ema_decay",
-    "deterministic", "detect_anomaly", "cudnn_benchmark",
-    "profile", "grad_sync", "init_from", "device", "seed", "results", "timeout", "debug", "start_method",
-)  # fmt: skip
-"""Flags that `scalebench run` has too, here with one value each."""
-STAGING = "/dev/shm"
-SHORT = {"clip_norm": "--clip", "learning_rate": "--lr"}
-
-
-def shared_flags() -> list[click.Option]:
-    """Those of `run` that a training takes, some with a shorter name beside."""
-    flags = [flag for flag in request_flags() if flag.name in SHARED]
-    for flag in flags:
-        if flag.name in SHORT:
-            flag.opts.append(SHORT[flag.name])
-    return flags
-
-
-def choice(literal: Any) -> click.Choice[str]:
-    return click.Choice(list(get_args(literal)))
-
-
-def own_flags() -> list[click.Option]:
-    """What only a training takes."""
-    least, above, whole = click.IntRange(min=1), Finite(min=0, min_open=True), click.IntRange(min=0)
-    described: list[tuple[str, Any, str]] = [
-        ("steps", least, "Optimizer steps in all. Default: one epoch."),
-        ("epochs", above, "Passes over the training data instead of steps."),
-        ("lr-rule", choice(Rule), "Scale the learning rate with the effective batch over --lr-base. Default: none."),
-        ("lr-rule-by", choice(RuleBy), "Scale it with the batch or with the number of GPUs. Default: batch."),
-        ("lr-base", least, "The batch, or number of GPUs, that --lr is meant for. Default: one micro-batch, or 1."),
-        (
-            "schedule",
-            choice(Schedule),
-            "Of the learning rate, after its warm-up. Default: the model's own, else constant.",
-        ),
-        ("warmup-steps", whole, "Steps over which the learning rate rises from 0. Default: 0."),
-        ("val-data", str, "What to validate on, as --data names it. Default: a part of --data, held out."),
-        ("val-share", Finite(0, 1, min_open=True, max_open=True), "How much is held out. Default: 0.1."),
-        ("validate-on", choice(ValidateOn), "All ranks in turn, or rank 0 while the others wait. Default: all."),
-        ("test-data", str, "What to test the best checkpoint on at the end, as --data names it."),
-        ("val-every", least, "Steps between validations. Default: an epoch."),
-        ("log-every", least, "Steps between two looks at loss and speed, each a short pause. Default: 10."),
-        ("limit-train-batches", str, "Steps in an epoch at most: a number, or a share such as 0.1 or 10%."),
-        ("limit-val-batches", str, "Micro-batches in a validation at most, likewise."),
-        ("monitor", str, "The metric that tells the best checkpoint. Default: loss."),
-        ("target", str, "NAME=VALUE: end as soon as a validation reaches it, e.g. val_accuracy=0.97."),
-        ("patience", least, "End after so many validations without a better one. Default: never."),
-        ("samples", whole, "Generate so many at each validation, as a picture in the report. Default: 0."),
-        ("fid-extractor", str, "file.py:factory of a module: judge what is generated by the distance of its features."),
-        ("fid-samples", click.IntRange(min=2), "Generate so many for that. Default: as many as are validated on."),
-        (
-            "checkpoint-dir",
-            click.Path(),
-            "Where checkpoints go. Default: checkpoints/WORKLOAD-SIZE-STRATEGY-PRECISION.",
-        ),
-        (
-            "checkpoint-contents",
-            choice(Contents),
-            "state is what --resume needs, weights the model as one file, full both. Default: full.",
-        ),
-        ("save-every", least, "Steps between checkpoints. Default: only the best and the last are written."),
-        ("keep-best", whole, "How many best ones are written, as validations find them, and kept. Default: 1."),
-    ]
-    flags = [click.Option([f"--{name}"], type=kind, help=text) for name, kind, text in described]
-    trackers = "Keep its figures there too. May be repeated; options by --set tracker.X=V (docs/training.md)."
-    callbacks = "module:Class or file.py:Class of your own, called on the way (docs/training.md). May be repeated."
-    test = "Test the best checkpoint at the end, on --test-data, the model's own, or a share like --val-share held out."
-    return [
-        *flags,
-        click.Option(["--tracker"], type=click.Choice(list(TRACKERS)), multiple=True, help=trackers),
-        click.Option(["--callback"], multiple=True, metavar="module:Class", help=callbacks),
-        click.Option(["--test"], is_flag=True, default=None, help=test),
-        *checkpoint_flags(),
-    ]
-
-
-def checkpoint_flags() -> list[click.Option]:
-    """Those that say what is done with checkpoints, and how."""
-    carried = "Let training go on while a checkpoint is carried to disk: it is written into --staging-dir first."
-    staging = f"Where; of main memory or a fast disk of this machine. Default: {STAGING}."
-    resume = "Go on, to the bit, from this checkpoint or the last one in this folder, as it was asked then."
-    export = "Train nothing: write the weights of this checkpoint, or of the last one in this folder, as one file."
-    return [
-        click.Option(["--save-async/--no-save-async"], default=None, help=carried),
-        click.Option(["--staging-dir"], type=click.Path(), help=staging),
-        click.Option(["--resume"], type=click.Path(), help=resume),
-        click.Option(["--export"], type=click.Path(), help=export),
-        click.Option(["--output"], type=click.Path(), help="The file to export to. Default: beside the checkpoint."),
-        click.Option(["--averages"], is_flag=True, default=None, help="Export the moving averages of the weights."),
-    ]
 
 
 def command(assignments: Sequence[str], json_lines: bool, local_rank: str | None, **given: Any) -> int:
@@ -264,16 +169,6 @@ def shown(record: Record, path: Path, folder: Path, json_lines: bool, places: Se
     return exit_code([record])
 
 
-def way_on(record: Record, folder: Path) -> list[str]:
-    """How to go on after a training that has not ended well."""
-    losses = record.ranks[0].losses if record.ranks else []
-    if record.status == "ok" and losses and math.isnan(losses[-1]) and not record.spec.detect_anomaly:
-        return ["its loss has become nan; --detect-anomaly ends a training at the first one, and says where it began."]
-    if record.status == "ok" or not checkpoints_in(folder):
-        return []
-    return [f"what it had saved is whole; go on with: scalebench train --resume {folder}"]
-
-
 def cell(asked: Asked, request: Request, machine: Machine) -> RunSpec:
     """The one cell to train. Raises UserError when several are asked for."""
     values = {"baseline": False, "steps": (1,), "warmup_steps": (1,), "repeats": 1}
@@ -283,67 +178,6 @@ def cell(asked: Asked, request: Request, machine: Machine) -> RunSpec:
     if len(specs) > 1:
         raise UserError(f"{len(specs)} cells are asked for, and one is trained at a time. Give one value of each flag.")
     return specs[0]
-
-
-def default_folder(spec: RunSpec) -> str:
-    """`gpt-tiny-fsdp-fp32`."""
-    return f"{spec.model_name.replace(' ', '-')}-{spec.strategy}-{spec.precision}".replace("/", "_")
-
-
-def plan_lines(spec: RunSpec, training: Training, machine: Machine) -> list[str]:
-    """What is going to happen, every resolved number."""
-    recipe = training.recipe
-    rate = f"learning rate {spec.optimizer.learning_rate:g}"
-    if recipe.rule != "none":
-        what = "effective batch" if recipe.rule_by == "batch" else "number of GPUs"
-        rate += f" ({recipe.base_learning_rate:g}, {recipe.rule} with the {what} over {recipe.base})"
-    lines = [
-        f"train {spec.label} on {where(machine)}",
-        f"  effective batch: {spec.micro_batch} per micro-batch x {spec.world_size} ranks x {spec.accumulation} "
-        f"accumulated = {spec.global_batch} samples",
-        f"  {recipe.steps} steps, {recipe.steps_per_epoch} in an epoch; {rate}, {recipe.schedule}, "
-        f"{recipe.warmup_steps} steps of warm-up",
-        f"  validation every {recipe.val_every} steps, on {recipe.val_batches} micro-batches by "
-        f"{'all ranks' if recipe.validate_on == 'all' else 'rank 0 alone'}; best by {recipe.monitor}",
-        f"  checkpoints in {training.folder}: {', '.join(kept(recipe))}",
-    ]
-    if recipe.save_async:
-        lines.append(
-            "  checkpoints are carried to disk while training goes on; the next one waits for that, and the end"
-        )
-    usual = workloads.default_micro_batch(spec.workload, spec.size)
-    if recipe.rule != "none" and recipe.rule_by == "gpus" and spec.world_size > 1 and spec.global_batch <= usual:
-        lines.append(f"the learning rate follows the number of GPUs, but the effective batch is no more than {usual}.")
-    return lines
-
-
-def kept(recipe: Recipe) -> list[str]:
-    """Which checkpoints are written."""
-    best = f"the {recipe.keep_best} best" if recipe.keep_best > 1 else "the best"
-    every = f"one every {recipe.save_every} steps" if recipe.save_every else ""
-    return [*filter(None, [best if recipe.keep_best else "", every]), "the last"]
-
-
-def result_lines(record: Record, path: Path) -> list[str]:
-    """What came of it: the last validation, the best checkpoint, the record."""
-    facts = record.training
-    if facts is None:
-        return [f"Record: {path}"]
-    because = {"steps": "all steps are made", "target": "the target is reached", "patience": "it got no better"}
-    last = facts.evaluations[-1] if facts.evaluations else None
-    lines = []
-    if last:
-        figures = ", ".join(f"{name} {value:.4g}" for name, value in last.metrics.items())
-        lines.append(
-            f"after {last.step} steps and {facts.elapsed_seconds:.1f} s, since {because[facts.ended]}: {figures}"
-        )
-    if facts.test:
-        figures = ", ".join(f"test_{name} {value:.4g}" for name, value in facts.test.metrics.items())
-        lines.append(f"{Path(facts.test.checkpoint).name} on {facts.test.samples} samples held out for it: {figures}")
-    lines += [f"samples: {path.parent / facts.sheets[-1].file}"] if facts.sheets else []
-    lines += [f"best checkpoint: {facts.best}"] if facts.best else []
-    lines += [f"last checkpoint: {facts.last}"] if facts.last else []
-    return [*lines, f"Record: {path}"]
 
 
 def tell(lines: Sequence[str]) -> None:

@@ -13,7 +13,8 @@ from scalebench import adapters
 from scalebench.cli.asking import Asked
 from scalebench.cli.recipes import rated, resolved, schedule
 from scalebench.cli.resuming import resuming_flags, with_optimizer
-from scalebench.cli.train import SHARED, cell
+from scalebench.cli.train import cell
+from scalebench.cli.training_flags import SHARED
 from scalebench.errors import UserError
 from scalebench.harness.loading import at_rates
 from scalebench.machine import detect

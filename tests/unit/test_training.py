@@ -13,7 +13,8 @@ from scalebench.cli.asking import Asked
 from scalebench.cli.main import exit_code
 from scalebench.cli.recipes import limited, resolved, target
 from scalebench.cli.resuming import resumed_checkpoint, resuming_flags, with_global_batch, with_optimizer
-from scalebench.cli.train import SHARED, cell
+from scalebench.cli.train import cell
+from scalebench.cli.training_flags import SHARED
 from scalebench.data.batches import loader
 from scalebench.errors import UserError
 from scalebench.machine import detect
