@@ -19,6 +19,8 @@ from pathlib import Path
 from scalebench.errors import UserError
 
 IMAGES, MASKS = "images", "masks"
+SPLIT_MANIFEST = "split.json"
+"""What lies in a folder beside the parts of a split set."""
 MASK_EXTENSIONS = ("png", "tif", "tiff", "bmp")
 """Formats that keep class numbers as they are, in the order in which they are looked for."""
 
@@ -62,8 +64,11 @@ class Listing:
 def list_images(folder: Path, extensions: Sequence[str]) -> Listing:
     """Every file below `folder` with one of `extensions` (any case), hidden files and folders left out.
 
-    Raises UserError when there is none, when some are in class folders and some in none, or a folder cannot be read.
+    Raises UserError when there is none, when some are in class folders and some in none, for a folder of parts, and
+    when a folder cannot be read.
     """
+    if (folder / SPLIT_MANIFEST).is_file():
+        raise UserError(f"{folder} holds the parts of a split set, which are no classes. Give one of them.")
     try:
         found, folders = sorted(_walk(folder)), _folders(folder)
     except OSError as error:

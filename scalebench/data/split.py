@@ -16,11 +16,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scalebench.data.folders import IMAGES, MASKS, Listing, list_images, list_pairs
+from scalebench.data.folders import IMAGES, MASKS, SPLIT_MANIFEST, Listing, list_images, list_pairs
 from scalebench.data.fresh import fresh_folder
 from scalebench.errors import UserError
 
-MANIFEST = "split.json"
 MODES: Mapping[str, Callable[[Path, Path], object]] = {
     "copy": shutil.copy2,
     "link": lambda source, target: os.symlink(source.resolve(), target),
@@ -65,7 +64,7 @@ def split(asked: Splitting, watched: Watched = lambda moves: moves) -> dict[str,
     _require_filled(counts, asked.ratios)
     with fresh_folder(asked.target) as folder:
         _write(folder, listings, parts, asked, watched)
-        (folder / MANIFEST).write_text(json.dumps(_manifest(asked, counts), indent=1))
+        (folder / SPLIT_MANIFEST).write_text(json.dumps(_manifest(asked, counts), indent=1))
     return counts
 
 
@@ -85,7 +84,7 @@ def require_ratios(ratios: Mapping[str, float]) -> None:
     total = sum(ratios.values())
     if not abs(total - 1) <= 1e-6:
         said = " + ".join(f"{ratio:g} ({part})" for part, ratio in ratios.items())
-        raise UserError(f"the ratios {said} add up to {total:g}, and must to 1. Change one of them.")
+        raise UserError(f"the ratios {said} add up to {total:g} rather than 1. Change one of them.")
 
 
 def assign(images: Listing, ratios: Mapping[str, float], seed: int) -> list[str]:

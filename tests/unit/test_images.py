@@ -223,6 +223,11 @@ def write_fractions(folder):
     save(folder / "x.tif", RANDOM.random((8, 8), np.float32))
 
 
+def write_parts(folder):
+    write_three_classes(folder)
+    (folder / "split.json").write_text("{}")
+
+
 def write_broken(folder):
     folder.mkdir()
     for name in "ab":
@@ -240,6 +245,7 @@ def write_broken(folder):
         (write_link_to_nothing, "", ["a/y.png", "links to a file that is gone"]),
         (write_file_that_may_not_be_read, "", ["x.png", "Input/output error"]),
         (write_fractions, "", ["x.tif", "pixels are fractions"]),
+        (write_parts, "", ["holds the parts of a split set", "Give one of them"]),
         (write_broken, "", ["cannot read the image", "a.png"]),
         (write_broken, "?skip_corrupt=true", ["none of the 2 images", "a.png"]),
     ],

@@ -136,7 +136,7 @@ def test_what_is_there_is_never_touched(photos, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--train-ratio", "0.7"], ["0.7 (train) + 0.2 (val)", "0.9", "must to 1"]),
+        (["--train-ratio", "0.7"], ["0.7 (train) + 0.2 (val)", "0.9", "rather than 1"]),
         (["--val-ratio", "0.5"], ["1.3"]),
         (["--train-ratio", "nan"], ["nan"]),
         (["--train-ratio", "1.5"], ["--train-ratio", "1.5"]),
