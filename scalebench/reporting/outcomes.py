@@ -15,7 +15,12 @@ from .table import Table, place, table
 from .tables import step_median
 from .text import UNKNOWN, milliseconds, percent, plural, with_interval
 
-ENDED = {"steps": "as many as asked", "precise": "precise", "max_seconds": "time was up"}
+ENDED = {
+    "steps": "as many as asked",
+    "precise": "precise",
+    "max_seconds": "time was up",
+    "ended": "the loop ended",
+}
 
 
 def outcomes(experiment: Experiment) -> Table | None:

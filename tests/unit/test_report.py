@@ -5,15 +5,17 @@ import random
 import re
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from click.testing import CliRunner
 
 from scalebench.cli.report import report
 from scalebench.errors import UserError
-from scalebench.records.record import Record
+from scalebench.records.record import Record, WindowFacts
 from scalebench.records.store import write_record
 from scalebench.reporting.experiments import experiments
+from scalebench.reporting.outcomes import ENDED
 from scalebench.reporting.report import write_report
 from scalebench.reporting.rules_of_thumb import RULES, rules_of_thumb, verdict
 from scalebench.reporting.text import change, figure, size, with_interval
@@ -138,6 +140,10 @@ def test_environments_that_differ_are_shown_side_by_side(tmp_path: Path) -> None
     row = next(line for line in text.splitlines() if line.startswith("| torch "))
     assert "2.13.0+cpu" in row
     assert "2.11.0" in row
+
+
+def test_every_way_in_which_timing_ends_has_its_words() -> None:
+    assert set(ENDED) == set(get_args(WindowFacts.model_fields["stopped"].annotation))
 
 
 def test_records_of_nothing_but_failures_still_make_a_report(tmp_path: Path) -> None:
