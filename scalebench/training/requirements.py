@@ -15,6 +15,7 @@ from scalebench.spec import RunSpec
 from scalebench.strategies import create
 from scalebench.training.failures import space
 from scalebench.training.manifest import checkpoints_in
+from scalebench.training.metric_names import require_metrics
 from scalebench.training.pictures import JUDGED, pictured
 from scalebench.training.weights import stored_as
 
@@ -42,7 +43,7 @@ def require_room(folder: Path, resumed: Path | None) -> None:
 
 
 def require_possible(spec: RunSpec, recipe: Recipe) -> None:
-    """Raise UserError for a validation that the strategy, or samples that the workload, cannot give."""
+    """Raise UserError for a validation that the strategy, or samples or metrics that the workload, cannot give."""
     if recipe.validate_on == "rank0" and not create(spec.strategy, spec.strategy_options).evaluates_alone:
         raise UserError(
             f"--validate-on rank0: rank 0 of {spec.strategy} cannot evaluate while the others wait, since it takes all "
@@ -54,6 +55,7 @@ def require_possible(spec: RunSpec, recipe: Recipe) -> None:
         raise UserError(
             f"--fid-extractor: what {spec.workload} makes is not like its data. It is for {', '.join(JUDGED)}."
         )
+    require_metrics(spec, recipe)
 
 
 def require_staging(spec: RunSpec, recipe: Recipe, folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 from scalebench.errors import UserError
 from scalebench.recipe import Recipe
@@ -47,8 +47,8 @@ def worth_saving(recipe: Recipe, evaluations: Sequence[Evaluation], step: int) -
     return sum(one >= last for one in before) < recipe.keep_best
 
 
-def require_known(recipe: Recipe, metrics: Mapping[str, float]) -> None:
-    """Raise UserError for a metric that is asked for, and that validation does not give."""
+def require_known(recipe: Recipe, metrics: Collection[str]) -> None:
+    """Raise UserError for a metric that is asked for, and that is none of those that validation gives."""
     for name in filter(None, (recipe.monitor, recipe.target and recipe.target.metric)):
         if name not in metrics:
             raise UserError(f"validation knows no {name}. Allowed: {', '.join(metrics)}.")

@@ -383,6 +383,25 @@ def test_what_cannot_be_validated_or_shown_is_told_before_anything_starts() -> N
         require_possible(make_spec(workload="segmentation", size="tiny"), judged)
 
 
+@pytest.mark.parametrize(
+    ("workload", "metrics"),
+    [("gpt", ["loss", "perplexity"]), ("classifier", ["loss", "accuracy"]), ("vavae", ["loss", "l1", "kl", "psnr"])],
+)
+def test_metrics_are_known_before_anything_starts(workload: str, metrics: list[str]) -> None:
+    spec = make_spec(workload=workload, size="tiny", data="synthetic")
+    for name in metrics:
+        require_possible(spec, recipe(monitor=name))
+    said = f"validation knows no acuracy. Allowed: {', '.join(metrics)}"
+    with pytest.raises(UserError, match=said):
+        require_possible(spec, recipe(monitor="acuracy"))
+    with pytest.raises(UserError, match=said):
+        require_possible(spec, recipe(target=Target(metric="acuracy", value=0.9, higher=True)))
+
+
+def test_what_only_values_tell_is_left_to_the_first_validation() -> None:
+    require_possible(make_spec(workload="segmentation", size="tiny", data="synthetic"), recipe(monitor="mean_iuo"))
+
+
 def test_a_resumed_training_is_judged_as_it_was() -> None:
     lengths = lambda spec, recipe: (10, 4)  # noqa: E731
     asked = {"test": True, "val_share": 0.2, "validate_on": "rank0", "samples": 4}
