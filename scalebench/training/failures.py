@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -23,12 +24,10 @@ def told(folder: Path, step: int, place: Path | None = None) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # torch's writers raise what they like of a full disk
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else _first_line(error)
-        if space(place) < SHORT_OF_SPACE_BYTES:
-            reason = f"{space(place) // 2**20} MiB are left on its disk"
+        reason, remedy = _reason(error, place)
         found = checkpoints_in(folder)
         last = (
-            f"The last whole one is {found[-1].name}: make room and resume from it." if found else "There is no other."
+            f"The last whole one is {found[-1].name}: {remedy} and resume from it." if found else "There is no other."
         )
         raise UserError(f"the checkpoint of step {step} could not be written into {place}: {reason}. {last}") from error
 
@@ -50,6 +49,15 @@ def space(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
+
+
+def _reason(error: Exception, place: Path) -> tuple[str, str]:
+    """Why nothing could be written there, and what to do; torch's writers do not always say that a disk is full."""
+    number = error.errno if isinstance(error, OSError) else None
+    full = number in (errno.ENOSPC, errno.EDQUOT)
+    if (full or number is None) and space(place) < SHORT_OF_SPACE_BYTES:
+        return f"{space(place) // 2**20} MiB are left on its disk", "make room"
+    return os.strerror(number) if number else _first_line(error), "make room" if full else "mend that"
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from scalebench.recipe import Fid, Recipe, Target
 from scalebench.records.training import Evaluation
 from scalebench.spec import RunSpec
 from scalebench.strategies.config import OptimizerConfig
+from scalebench.training import failures
 from scalebench.training.keeping import best_of, clear, finish, remove_others
 from scalebench.training.learning_rate import learning_rate, scaled
 from scalebench.training.manifest import (
@@ -236,6 +238,30 @@ def test_validations_among_the_best_are_saved() -> None:
         assert not worth_saving(asked, found, 65)
         assert not worth_saving(asked, [], 10)
     assert worth_saving(recipe(save_every=5, keep_best=0), found, 65)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            OSError(errno.EROFS, "x"),
+            "into {}: Read-only file system. The last whole one is step-00000005: mend that and",
+        ),
+        (
+            OSError(errno.ENOSPC, "x"),
+            "into {}: 7 MiB are left on its disk. The last whole one is step-00000005: make room",
+        ),
+        (RuntimeError("unexpected pos 64 vs 0"), "into {}: 7 MiB are left on its disk"),
+    ],
+)
+def test_why_a_checkpoint_could_not_be_written_is_told(
+    error: Exception, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_checkpoint(tmp_path, 5, 2.0)
+    monkeypatch.setattr(failures, "space", lambda folder: 7 * 2**20)
+    with pytest.raises(UserError) as caught, failures.told(tmp_path, 10):
+        raise error
+    assert said.format(tmp_path) in str(caught.value)
 
 
 def test_a_foreign_folder_is_no_checkpoint(tmp_path: Path) -> None:
