@@ -54,6 +54,8 @@ def plain(name: str, model: Model, options: Mapping[str, Scalar]) -> OwnWorkload
         raise UserError(f"the module of {name} is of type {type(model.module).__name__}, no torch.nn.Module.")
     if model.loss is not None and not callable(model.loss):
         raise UserError(f"the loss of {name} is of type {type(model.loss).__name__}, which cannot be called.")
+    if model.items_per_sample < 1:
+        raise UserError(f"the items_per_sample of {name} is {model.items_per_sample}. Give a whole number from 1.")
     given = options.get(BLOCKS)
 
     def opened(dataset: Any) -> Callable[[int], DatasetSource]:

@@ -47,7 +47,7 @@ def _named(module: nn.Module, name: str) -> list[str]:
     if not name or name not in modules:
         lists = [key for key, one in modules.items() if isinstance(one, CONTAINERS) and key]
         classes = {type(one).__name__ for one in modules.values() if _is_of_users(one)}
-        raise unknown_name("block", name, [*lists, *classes])
+        raise unknown_name("block", name, [*lists, *classes] or [key for key in modules if key])
     inside = [f"{name}.{key}" for key in _members(modules[name])] if isinstance(modules[name], CONTAINERS) else [name]
     if not inside:
         raise UserError(f"workload.blocks={name} holds no module with parameters.")

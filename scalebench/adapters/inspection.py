@@ -1,6 +1,7 @@
 """What one loss and its gradients show of a user's model before anything is launched: does it work, what does it cost.
 
-On meta tensors, which take neither memory nor time; a model whose forward looks at values runs for real on the CPU.
+On meta tensors, which take neither memory nor time; a model whose forward looks at values runs for real on the CPU. So
+does, forwards alone, every model that is not too large for it, since meta tensors forgive wrong dtypes and targets.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from scalebench.adapters.importing import told
 from scalebench.adapters.randomness import kept_apart, seed_all
 from scalebench.errors import UserError, with_article
 from scalebench.strategies.base import Batch
+
+LARGEST = 100_000_000
+"""Parameters of a model that is tried with values: a larger one would take long on a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +43,21 @@ def inspect_model(name: str, root: nn.Module, batch: Batch) -> Inspection:
     with kept_apart():
         seed_all("inspection")
         try:
-            return _inspected(name, on_meta(root), {key: tensor.to("meta") for key, tensor in batch.items()})
+            found = _inspected(name, on_meta(root), {key: tensor.to("meta") for key, tensor in batch.items()})
         except UserError:
             raise
         except Exception:  # whatever goes wrong with tensors that have no values
             with told(name):
                 return _inspected(name, copy.deepcopy(root), batch)
+        if can_be_tried(root):
+            with told(name):
+                _require_loss(name, copy.deepcopy(root).train()(batch))
+        return found
+
+
+def can_be_tried(root: nn.Module) -> bool:
+    """Whether `root` is small enough to run on a CPU before every launch."""
+    return sum(parameter.numel() for parameter in root.parameters()) <= LARGEST
 
 
 def _inspected(name: str, root: nn.Module, batch: Batch) -> Inspection:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from scalebench.adapters import DEFAULT_MICRO_BATCH, OWN_DATA, SIZE
 from scalebench.adapters.blocks import find_blocks, given_blocks
-from scalebench.adapters.casting import LARGEST, failure_when_cast
+from scalebench.adapters.casting import failure_when_cast
 from scalebench.adapters.importing import told
-from scalebench.adapters.inspection import Inspection, inspect_model, on_meta, state_of
+from scalebench.adapters.inspection import Inspection, can_be_tried, inspect_model, on_meta, state_of
 from scalebench.adapters.root import Root
 from scalebench.data.base import SampleSource
 from scalebench.errors import UserError
@@ -150,8 +150,8 @@ class OwnWorkload:
     def failure_when_cast(self, *, by_block: bool) -> str | None:
         """As scalebench.adapters.casting has it, with the inputs of blocks cast too or not; None for a large model."""
         if by_block not in self._failures:
-            tried = self.parameter_count() <= LARGEST
             blocks = self._blocks if by_block else []
+            tried = can_be_tried(self._root)
             self._failures[by_block] = failure_when_cast(self._root, self._two_samples(), blocks) if tried else None
         return self._failures[by_block]
 

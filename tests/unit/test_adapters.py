@@ -167,6 +167,13 @@ def test_a_changed_file_is_another_cell(tmp_path):
         (HEAD + "def make():\n words = [(torch.tensor([1, 2, 3]), i % 3) for i in range(32)]\n"
          " return nn.EmbeddingBag(4, 3, sparse=True), nn.CrossEntropyLoss(), words", "make", ["sparse=False"]),
         (HEAD + "def make(): return nn.Linear(5, 3), nn.CrossEntropyLoss(), data", "make", ["shapes cannot be"]),
+        (HEAD + "def make(): return nn.Linear(4, 1), nn.CrossEntropyLoss(), data", "make", ["Target 1 is out of"]),
+        (HEAD + "def make():\n double = [(x.double(), y) for x, y in data]\n"
+         " return nn.Linear(4, 3), nn.CrossEntropyLoss(), double", "make", ["must have the same dtype"]),
+        (HEAD + "def make(): return nn.Linear(4, 3), lambda output, target: output.sum() * torch.inf, data", "make",
+         ["inf, so it cannot be trained"]),
+        (HEAD + "import scalebench\ndef make():\n return scalebench.Model(module=nn.Linear(4, 3), "
+         "loss=nn.CrossEntropyLoss(), dataset=data, items_per_sample=0)", "make", ["items_per_sample", "from 1"]),
         (HEAD + "def make(): return nn.Linear(4, 3), 'mse', data", "make", ["str", "cannot be called"]),
         (
             HEAD + "def make(): return nn.Linear(4, 3), nn.CrossEntropyLoss(reduction='none'), data",
@@ -361,6 +368,8 @@ def test_find_blocks():
     assert find_blocks(nn.Linear(2, 2)) == []
     with pytest.raises(UserError, match="Did you mean 'stages'"):
         given_blocks(net, "stage")
+    with pytest.raises(UserError, match="Allowed: 0, 1"):
+        given_blocks(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), "stage")
 
 
 def test_blocks_that_share_parameters_are_none():
