@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -92,7 +96,7 @@ def fetched(source: SampleSource, indices: Iterable[Tensor], num_workers: int) -
     workers: Any = DataLoader  # its types know neither sources without __getitem__ nor indices in tensors
     loaded = workers(
         Telling(source),
-        batch_sampler=indices,
+        batch_sampler=(draws.numpy() for draws in indices),  # a tensor would travel by a file in shared memory
         num_workers=num_workers,
         collate_fn=_whole,
         generator=generator,
@@ -107,22 +111,39 @@ class Telling:
 
     source: SampleSource
 
-    def __getitems__(self, indices: Sequence[int] | Tensor) -> Mapping[str, Tensor] | UserError:
+    def __getitems__(self, indices: npt.NDArray[np.int64]) -> Mapping[str, Tensor] | UserError:
         try:
-            return self.source.__getitems__(indices)
+            return self.source.__getitems__(torch.from_numpy(indices))
         except UserError as error:
             return error
 
 
 def _good(fetched: Mapping[str, Tensor] | UserError) -> Mapping[str, Tensor]:
-    if isinstance(fetched, UserError):
-        raise fetched
-    return fetched
+    try:
+        if isinstance(fetched, UserError):
+            raise fetched
+        return fetched
+    finally:
+        del (
+            fetched
+        )  # an error that holds itself by its traceback would hold the workers too, whose end then takes seconds
 
 
 def _whole(batch: Mapping[str, Tensor] | UserError) -> Mapping[str, Tensor] | UserError:
-    """The source already made a batch: nothing to collate."""
-    return batch
+    """The source already made a batch: nothing to collate. A worker lays it into shared memory here, since an error in
+    doing so would be lost where torch does it, and the rank wait for ever."""
+    try:
+        if not isinstance(batch, UserError):
+            for tensor in batch.values():
+                tensor.share_memory_()  # type: ignore[no-untyped-call]
+        return batch
+    except RuntimeError as error:
+        for unfinished in Path("/dev/shm").glob(f"torch_{os.getpid()}_*"):
+            unfinished.unlink()  # which torch leaves behind
+        return UserError(
+            f"a loader's worker found no shared memory for its batch: {error}. Give /dev/shm more room, in a container "
+            "by docker run --shm-size 8g, or leave --num-workers out."
+        )
 
 
 def _steps(fetches: Iterator[Mapping[str, Tensor]], micro_batch: int, accumulation: int) -> Iterator[list[Batch]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -22,10 +23,17 @@ def measure_loader_rates(
 ) -> list[LoaderRate]:
     """The rate of `loader(num_workers)` for each of `counts`. Off the clock; every rank does it at the same time.
 
+    What goes wrong with a number of workers, such as a lack of shared memory, leaves its rate unknown: the steps that
+    were timed before are not lost for it.
+
     Args:
         steps_per_fetch: steps whose batches come at once, so that whole fetches are counted.
     """
-    return [loader_rate(loader(count), count, steps_per_fetch) for count in counts]
+    rates = []
+    for count in counts:
+        with contextlib.suppress(Exception):
+            rates.append(loader_rate(loader(count), count, steps_per_fetch))
+    return rates
 
 
 def loader_rate(batches: Batches, num_workers: int, steps_per_fetch: int) -> LoaderRate:

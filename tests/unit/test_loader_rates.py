@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import resource
 import time
 from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from scalebench import data
 from scalebench.analysis.loading import loading
+from scalebench.errors import UserError
 from scalebench.harness.loading import worker_counts
 from scalebench.meters import loading as meter
 from scalebench.meters.loading import loader_rate, measure_loader_rates
@@ -52,6 +55,28 @@ def test_rates_are_those_of_the_loader_and_no_worker_is_left() -> None:
     assert 0 < rates[0] <= 1 / FETCH_SECONDS, "no fetch is shorter than it waits"
     assert all(rate > 0 for rate in rates.values())
     assert multiprocessing.active_children() == []
+
+
+class Cramped(SlowSamples):
+    """Batches for which workers, but not the rank itself, lack shared memory."""
+
+    def __getitems__(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
+        if get_worker_info():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        return {"tokens": torch.zeros(len(indices), 2**14)}
+
+
+def cramped_loader(num_workers: int) -> Iterator[list[Batch]]:
+    return data.loader(Cramped(), micro_batch=64, device=torch.device("cpu"), num_workers=num_workers)
+
+
+def test_workers_without_shared_memory_say_so_instead_of_hanging() -> None:
+    with pytest.raises(UserError, match="--shm-size"):
+        next(cramped_loader(1))
+
+
+def test_a_number_of_workers_that_does_not_work_has_no_rate_and_harms_no_other() -> None:
+    assert [rate.num_workers for rate in measure_loader_rates(cramped_loader, 1, (0, 1))] == [0]
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, durations: Iterator[float]) -> Iterator[list[Batch]]:
