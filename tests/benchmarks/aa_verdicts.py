@@ -6,7 +6,8 @@
 
 A session is 40 pairs of one and of two ranks (about a minute for 10 pairs of each on two cores); given again it goes on
 where it was stopped. Shown are the verdicts on real comparisons, successive blocks of 10 pairs that share none, each
-figure of each; and on blocks of 40 successive pairs drawn at random, by the whole rule with its looks at 10, 20 and 40.
+figure of each; and on 40 pairs drawn from all sessions in blocks of 10 successive ones, by the whole rule with its
+looks at 10, 20 and 40.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from scalebench.cli.live import LOOKS
 from tests.benchmarks import tables
 from tests.benchmarks.in_turn import Pair, blocks, drawn, live_verdicts, measure, sessions_in, spec
 
@@ -71,10 +73,9 @@ def row_of(results: Path, loaded: bool, cell: tuple, draws: int) -> list[str] | 
 
 def resampled(sessions: Sequence[Sequence[Pair]], draws: int) -> list[str]:
     """Shares of drawn comparisons in which some figure is wrongly slower, or wrongly anything, or the step unknown."""
-    length = min(40, max(map(len, sessions)))
     random, found = np.random.default_rng(0), []
     for _ in range(draws):
-        verdicts = live_verdicts(drawn(random, sessions, length, swap=True), [n for n in (10, 20, 40) if n <= length])
+        verdicts = live_verdicts(drawn(random, sessions, LOOKS[-1], swap=True))
         names = {verdict.outcome for verdict in verdicts if verdict.low is not None}
         step = next(verdict.outcome for verdict in verdicts if verdict.subject == "step")
         found.append((bool(names & {"slower", "more"}), bool(names & set(FALSE)), step == "inconclusive"))

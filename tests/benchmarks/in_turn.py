@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ ROOT = Path(__file__).parents[2]
 REGRESSED = ROOT / "tests" / "data" / "regressed"
 
 Pair = tuple[Record, Record]
+
+CONSECUTIVE = 10
 
 
 def spec(ranks: int, delay: float = 0.0) -> RunSpec:
@@ -96,19 +99,30 @@ def live_verdicts(pairs: Sequence[Pair], looks: Sequence[int] = LOOKS) -> list[V
     levels = zip(looks, spent(Rule().level, looks), spent(Rule().same_level, looks), strict=True)
     verdicts: list[Verdict] = []
     for look, level, same_level in levels:
-        base, new = zip(*pairs[:look], strict=True)
+        base, new = zip(*map(numbered, pairs[:look], count()), strict=True)
         verdicts = decide([match_as_asked(base, new, differ=False)], Rule(level=level, same_level=same_level))
         if not any(verdict.open for verdict in verdicts if verdict.subject == "step"):
             break
     return verdicts
 
 
+def numbered(pair: Pair, number: int) -> Pair:
+    """A pair that was drawn twice is two."""
+    a, b = (record.model_copy(update={"repeat": number}) for record in pair)
+    return a, b
+
+
 def drawn(random: np.random.Generator, sessions: Sequence[Sequence[Pair]], length: int, swap: bool) -> list[Pair]:
-    """`length` consecutive pairs of one session; with `swap`, either side may be called the baseline."""
-    session = [one for one in sessions if len(one) >= length][random.integers(sum(len(s) >= length for s in sessions))]
-    first = random.integers(len(session) - length + 1)
-    block = list(session[first : first + length])
-    return [(b, a) for a, b in block] if swap and random.random() < 0.5 else block
+    """`length` pairs, as blocks of `CONSECUTIVE` successive ones of a session, each from a random place of all; with
+    `swap`, either side may be called the baseline.
+
+    The moving-block bootstrap (Kuensch, Annals of Statistics 17, 1989): what neighbours have in common stays.
+    """
+    block = min(CONSECUTIVE, length)
+    starts = [session[first : first + block] for session in sessions for first in range(len(session) - block + 1)]
+    chosen = random.integers(len(starts), size=-(-length // block))
+    found = [pair for place in chosen for pair in starts[place]][:length]
+    return [(b, a) for a, b in found] if swap and random.random() < 0.5 else found
 
 
 def blocks(sessions: Sequence[Sequence[Pair]], length: int) -> Iterator[list[Pair]]:

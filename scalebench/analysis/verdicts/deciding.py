@@ -91,13 +91,11 @@ def decide(matches: Sequence[Match], rule: Rule | None = None) -> list[Verdict]:
     """The verdicts of all cells, in their order. Their promise holds for all of them together, so ask once."""
     rule = rule or Rule()
     figures = [(match, list(_figures(match, rule))) for match in matches]
-    tests = [f for _, found in figures for f in found if f.difference]
-    levels = _levels([d for f in tests if (d := f.worsening)], rule)
-    by_test = {id(test): pair for test, pair in zip(tests, levels, strict=True)}
+    levels = _levels([one for _, found in figures for one in found if one.difference], rule)
     verdicts: list[Verdict] = []
     for match, found in figures:
         verdicts += _of_cell(match)
-        verdicts += [_of_figure(match, one, by_test.get(id(one)), rule, len(tests)) for one in found]
+        verdicts += [_of_figure(match, one, levels.get(id(one)), rule) for one in found]
     return verdicts
 
 
@@ -108,11 +106,26 @@ def _figures(match: Match, rule: Rule) -> Sequence[Compared]:
     return [one for one in found if one is not None]
 
 
-def _levels(worsenings: Sequence[Difference], rule: Rule) -> list[tuple[float, float]]:
-    """The levels at which each is tested for worse and for better."""
-    worse = holm_levels([difference.p_above for difference in worsenings], rule.level)
-    better = holm_levels([difference.p_below for difference in worsenings], rule.level)
-    return list(zip(worse, better, strict=True))
+@dataclass(frozen=True, kw_only=True)
+class _Levels:
+    """At which a figure is tested for worse and for better, and the least at which it would be: its share of all."""
+
+    worse: float
+    better: float
+    least: float
+
+
+def _levels(tests: Sequence[Compared], rule: Rule) -> dict[int, _Levels]:
+    """By the identity of what is tested."""
+    weights = [test.metric.weight for test in tests]
+    worsenings = [found for test in tests if (found := test.worsening)]
+    worse = holm_levels([found.p_above for found in worsenings], rule.level, weights)
+    better = holm_levels([found.p_below for found in worsenings], rule.level, weights)
+    least = [rule.level * weight / sum(weights) for weight in weights]
+    return {
+        id(test): _Levels(worse=up, better=down, least=share)
+        for test, up, down, share in zip(tests, worse, better, least, strict=True)
+    }
 
 
 def _of_cell(match: Match) -> list[Verdict]:
@@ -154,7 +167,7 @@ def _parity(match: Match) -> Verdict | None:
     return Verdict(match=match, subject="parity", outcome="failed", worse=not before, open=bool(before), reason=told)
 
 
-def _of_figure(match: Match, found: Compared, levels: tuple[float, float] | None, rule: Rule, tests: int) -> Verdict:
+def _of_figure(match: Match, found: Compared, levels: _Levels | None, rule: Rule) -> Verdict:
     if found.exact:
         return _exact(match, found, rule)
     worsening = found.worsening
@@ -167,7 +180,7 @@ def _of_figure(match: Match, found: Compared, levels: tuple[float, float] | None
             compared=found,
             reason=found.unknown_because or "",
         )
-    return _tested(match, found, worsening, levels, rule, tests)
+    return _tested(match, found, worsening, levels, rule)
 
 
 def _exact(match: Match, found: Compared, rule: Rule) -> Verdict:
@@ -186,24 +199,21 @@ def _exact(match: Match, found: Compared, rule: Rule) -> Verdict:
     )
 
 
-def _tested(
-    match: Match, found: Compared, worsening: Difference, levels: tuple[float, float], rule: Rule, tests: int
-) -> Verdict:
+def _tested(match: Match, found: Compared, worsening: Difference, levels: _Levels, rule: Rule) -> Verdict:
     name, (worse, better) = found.metric.name, found.metric.words
     margin, effect = rule.margin_of(name), rule.effects.get(name)
     low, high = worsening.interval(rule.same_level)
-    each = rule.level / tests
     outcome, reason, needed = "inconclusive", "", None
     if 1 / (1 + margin) <= low and high <= 1 + margin:
         outcome = "same"
-    elif worsening.p_above <= levels[0]:
+    elif worsening.p_above <= levels.worse:
         outcome = worse
-    elif worsening.p_below <= levels[1]:
+    elif worsening.p_below <= levels.better:
         outcome = better
-    elif effect is not None and worsening.power(effect, each) >= POWER:
+    elif effect is not None and worsening.power(effect, levels.least) >= POWER:
         outcome, reason = f"not {worse}", f"{effect:.1%} {worse} would have been seen with {POWER:.0%} power"
     else:
-        needed = worsening.units_for(effect or margin, each, POWER)
+        needed = worsening.units_for(effect or margin, levels.least, POWER)
         reason = _what_it_takes(found.unit, needed, worsening, effect or margin, worse)
     shown = found.difference.interval(rule.same_level) if found.difference else (None, None)
     return Verdict(

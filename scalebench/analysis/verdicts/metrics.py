@@ -29,6 +29,7 @@ class Metric:
         value: of a record, above 0; None where unknown. More is worse, unless `more_is_better`.
         batches: whether it is compared where both sides' steps hold as many samples, or where they do not; both by
             default.
+        weight: its share, beside the others', of the chance of a false alarm.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Metric:
     value: Value
     more_is_better: bool = False
     batches: Literal["any", "equal", "unequal"] = "any"
+    weight: float = 1.0
 
     @property
     def words(self) -> tuple[str, str]:
@@ -87,8 +89,19 @@ def payload(record: Record) -> int | None:
     return seen.payload if seen else None
 
 
+PRIMARY = 10.0
+"""Weight of what a cell is judged by: with three figures beside it, it keeps three quarters of the chance."""
+
 METRICS: tuple[Metric, ...] = (
-    Metric(name="step", title="step time", kind="measured", unit="seconds", value=mean_step, batches="equal"),
+    Metric(
+        name="step",
+        title="step time",
+        kind="measured",
+        unit="seconds",
+        value=mean_step,
+        batches="equal",
+        weight=PRIMARY,
+    ),
     Metric(
         name="throughput",
         title="throughput",
@@ -97,6 +110,7 @@ METRICS: tuple[Metric, ...] = (
         value=items_per_second,
         more_is_better=True,
         batches="unequal",
+        weight=PRIMARY,
     ),
     Metric(name="median", title="median step", kind="measured", unit="seconds", value=median_step, batches="equal"),
     Metric(
