@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import scalebench
+from scalebench.adapters.lightning_data import once_per_node
 from scalebench.records.record import Record
 from tests.distributed.ranks import run_ranks
 from tests.processes import ROOT, printed
@@ -66,6 +69,27 @@ def test_a_lightning_module_trains_as_plain_pytorch_does(tmp_path: Path) -> None
     assert {record["spec"]["strategy"]: record["parity"]["passed"] for record in found} == dict.fromkeys(
         STRATEGIES, True
     )
+
+
+class Downloads:
+    """A DataModule's prepare_data, which takes a while."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def prepare_data(self) -> None:
+        time.sleep(0.2)
+        (self.folder / os.environ["RANK"]).touch()
+
+
+def prepared(folder: Path) -> list[str]:
+    """The ranks that have prepared data when this one goes on."""
+    once_per_node([Downloads(folder)])
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_one_rank_of_a_node_prepares_data_and_the_others_wait(tmp_path: Path) -> None:
+    assert run_ranks(prepared, 2, tmp_path) == [["0"], ["0"]]
 
 
 def recorded(folder: Path) -> int:
