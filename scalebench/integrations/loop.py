@@ -71,11 +71,16 @@ def loop_of(model: nn.Module, like: Path | None, named: str, optimizer: Any, giv
 
 
 def place_of(model: nn.Module) -> Place:
-    """This process's place: as its process group and its launcher's variables say, alone without either."""
+    """This process's place: as its process group and its launcher's variables say, alone without either.
+
+    Raises UserError for a model without parameters, and where a launcher's ranks have no process group yet.
+    """
     parameter = next(model.parameters(), None)
     if parameter is None:
         raise UserError("the model given to Recorder has no parameters.")
     joined = dist.is_initialized()
+    if not joined and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError("Recorder is made before the process group, without which ranks are alone. Make it after.")
     return Place(
         rank=dist.get_rank() if joined else 0,
         local_rank=int(os.environ.get("LOCAL_RANK", 0)),

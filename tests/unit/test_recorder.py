@@ -122,6 +122,12 @@ def test_wrong_arguments_are_told(tmp_path: Path, arguments: dict[str, Any], wor
     assert "\n" not in str(caught.value)
 
 
+def test_ranks_without_a_process_group_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="before the process group"):
+        scalebench.Recorder(MODEL, micro_batch=1, results=tmp_path)
+
+
 def test_an_optimizer_that_no_spec_can_say_is_noted() -> None:
     optimizer = torch.optim.RMSprop(MODEL.parameters())
     assert "RMSprop" in loop_of(MODEL, None, "script", optimizer, {"micro_batch": 1}).unmatched[1]
