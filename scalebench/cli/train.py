@@ -22,6 +22,7 @@ from scalebench.cli.training_wording import default_folder, plan_lines, result_l
 from scalebench.errors import EXIT_CELL_NOT_OK, EXIT_OK, UserError
 from scalebench.machine import Machine, detect
 from scalebench.matrix import Request
+from scalebench.matrix.request import AUTO, MAX
 from scalebench.recipe import Recipe, Training
 from scalebench.records.record import Record
 from scalebench.records.store import reserved
@@ -170,7 +171,12 @@ def shown(record: Record, path: Path, folder: Path, json_lines: bool, places: Se
 
 
 def cell(asked: Asked, request: Request, machine: Machine) -> RunSpec:
-    """The one cell to train. Raises UserError when several are asked for."""
+    """The one cell to train. Raises UserError when several are asked for, or one that is to be searched."""
+    for flag, word, given in (("--size", MAX, request.size), ("--micro-batch", AUTO, request.micro_batch)):
+        if word in (given or ()):
+            raise UserError(
+                f"{flag} {word}: a training searches nothing. Give what `scalebench run {flag} {word}` finds."
+            )
     values = {"baseline": False, "steps": (1,), "warmup_steps": (1,), "repeats": 1}
     if request.strategy is None:
         raise UserError("--strategy is missing: name the one to train under, e.g. --strategy ddp.")

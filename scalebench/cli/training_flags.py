@@ -19,6 +19,14 @@ SHARED = (
 """Flags that `scalebench run` has too, here with one value each."""
 STAGING = "/dev/shm"
 SHORT = {"clip_norm": "--clip", "learning_rate": "--lr"}
+OF_SEVERAL = (",...", "|auto", "|max", "|doubling")
+"""What stands in the values of `run`'s flags, of which a training has one each, and searches none."""
+IN_OTHER_WORDS = {
+    "strategy": "The strategy to train under, named by `scalebench list`.",
+    "gpus": "Ranks: GPUs, or CPU processes where there is no GPU. Default: all GPUs, or 2 processes.",
+    "size": "Size of the model. Default: tiny on a CPU, on a GPU a published one (gpt: 124m).",
+    "micro_batch": "Samples per rank and forward pass. Default: the size's own.",
+}
 
 
 def shared_flags() -> list[click.Option]:
@@ -27,6 +35,9 @@ def shared_flags() -> list[click.Option]:
     for flag in flags:
         if flag.name in SHORT:
             flag.opts.append(SHORT[flag.name])
+        for word in OF_SEVERAL:
+            flag.metavar = flag.metavar and flag.metavar.replace(word, "")
+        flag.help = IN_OTHER_WORDS.get(flag.name, flag.help)
     return flags
 
 

@@ -384,6 +384,8 @@ def test_where_nothing_can_be_written_or_read_is_told_before_launch(
         ["--strategy", "ddp", "--samples", "4"],
         ["--strategy", "ddp", "--fid-samples", "4"],
         ["--strategy", "ddp", "--lr-rule-by", "gpus"],
+        ["--strategy", "ddp", "--micro-batch", "auto"],
+        ["--strategy", "ddp", "--size", "max"],
         ["--strategy", "ddp", "--test-data", "own"],
         ["--strategy", "ddp", "--fid-extractor", "nowhere.py:features"],
         [],
