@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from scalebench import strategies
 from scalebench.adapters.own import OwnWorkload
+from scalebench.adapters.root import PREFIX
 from scalebench.strategies.config import TrainConfig
 
 SHOWN = 3
@@ -43,5 +44,5 @@ def _reason_in_16_bit(workload: OwnWorkload, name: str, options: Mapping[str, ob
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(name.removeprefix("model.") for name in names[:SHOWN])
+    shown = ", ".join(name.removeprefix(PREFIX) for name in names[:SHOWN])
     return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"

@@ -14,7 +14,7 @@ from scalebench.adapters.blocks import find_blocks, given_blocks
 from scalebench.adapters.casting import failure_when_cast
 from scalebench.adapters.importing import told
 from scalebench.adapters.inspection import Inspection, can_be_tried, inspect_model, on_meta, state_of
-from scalebench.adapters.root import Root
+from scalebench.adapters.root import PREFIX, Root
 from scalebench.data.base import SampleSource
 from scalebench.errors import UserError
 from scalebench.strategies.base import Batch
@@ -162,7 +162,7 @@ class OwnWorkload:
 
 def _blocks(root: Root, given: str | Sequence[str] | None) -> list[str]:
     found = find_blocks(root.model) if given is None else given_blocks(root.model, given)
-    return [f"model.{name}" for name in found]
+    return [PREFIX + name for name in found]
 
 
 def _require_trainable(name: str, root: Root) -> None:

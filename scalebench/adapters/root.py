@@ -13,6 +13,14 @@ from torch import Tensor, nn
 from scalebench.adapters.nested import cast, unflatten
 from scalebench.strategies.base import Batch, Task
 
+PREFIX = "model."
+"""What stands before the names of a user's own module in ours."""
+
+
+def unwrapped(module: nn.Module) -> tuple[str, nn.Module]:
+    """A user's own module inside of ours, and what stands before its names; any other as it is."""
+    return (PREFIX, module.model) if isinstance(module, Root) else ("", module)
+
 
 class Root(nn.Module):
     """A user's module as `model`; its parameters are named `model.NAME`."""

@@ -14,8 +14,7 @@ from scalebench.training.manifest import (
     read_manifest,
     sync,
 )
-from scalebench.training.tensor_file import write_tensors
-from scalebench.training.weights import consolidated_file, sharded_values, stored_as, workload_of
+from scalebench.training.weights import consolidated_file, sharded_values, workload_of, write_values
 
 
 def export(path: Path, output: Path | None = None, *, ema: bool = False) -> Path:
@@ -51,5 +50,5 @@ def _write(file: Path, checkpoint: Path, manifest: Manifest, ema: bool) -> None:
     if whole:
         copied(whole, file)
         return
-    write_tensors(file, stored_as(workload_of(manifest)), sharded_values(checkpoint, manifest, ema))
+    write_values(file, workload_of(manifest), sharded_values(checkpoint, manifest, ema))
     sync(file)

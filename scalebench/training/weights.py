@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from scalebench import workloads
+from scalebench.adapters.own import OwnWorkload
+from scalebench.adapters.root import PREFIX, unwrapped
 from scalebench.errors import UserError
 from scalebench.strategies import saved_state
 from scalebench.strategies.base import TrainStep
@@ -39,17 +41,27 @@ def stored_as(workload: Workload) -> dict[str, Tensor]:
 
 
 def write_weights(step: TrainStep, workload: Workload, file: Path, *, write: bool, ema: bool = False) -> None:
-    """Write every parameter and buffer, one at a time, by their names in the unwrapped module. Collective.
+    """Write every parameter and buffer, one at a time, as `write_values` does. Collective.
 
     With `ema`, the moving averages.
     """
     parameters = step.full_parameters(ema=ema)
     if write:
-        like = stored_as(workload)
-        write_tensors(file, like, chain(parameters, buffers(step, like)))
+        write_values(file, workload, chain(parameters, buffers(step, stored_as(workload))))
     else:
         for _ in parameters:
             pass
+
+
+def write_values(file: Path, workload: Workload, values: Iterable[tuple[str, Tensor]]) -> None:
+    """Write `values`, which are all that `stored_as` names, by the names that the model's author gave them."""
+    write_tensors(file, dict(by_author(workload, stored_as(workload).items())), by_author(workload, values))
+
+
+def by_author(workload: Workload, values: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """`values` by their names in the user's own module, where `workload` is of one."""
+    prefix = PREFIX if isinstance(workload, OwnWorkload) else ""
+    return ((name.removeprefix(prefix), value) for name, value in values)
 
 
 def buffers(step: TrainStep, like: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -75,7 +87,7 @@ def _plain(name: str) -> str:
 
 def load_checkpoint(path: str | Path, *, ema: bool = False) -> nn.Module:
     """The trained model of a checkpoint, or of the last one in a folder: a plain fp32 module on the CPU, in evaluation
-    mode; with `ema` its moving averages.
+    mode; with `ema` its moving averages. Of a user's own model it is the user's own module.
 
     Raises UserError when there is none, or it is damaged. Nothing in its files is run.
     """
@@ -84,8 +96,11 @@ def load_checkpoint(path: str | Path, *, ema: bool = False) -> nn.Module:
     checkpoint = found_checkpoint(Path(path))
     manifest = read_manifest(checkpoint)
     file = consolidated_file(checkpoint, manifest, ema)
-    values = load_file(file) if file else dict(sharded_values(checkpoint, manifest, ema))
-    return filled(workload_of(manifest), values)
+    workload = workload_of(manifest)
+    return filled(
+        workload,
+        load_file(file) if file else dict(by_author(workload, sharded_values(checkpoint, manifest, ema))),
+    )
 
 
 def consolidated_file(checkpoint: Path, manifest: Manifest, ema: bool) -> Path | None:
@@ -133,9 +148,9 @@ def workload_of(manifest: Manifest) -> Workload:
 
 
 def filled(workload: Workload, values: dict[str, Tensor]) -> nn.Module:
-    """The module of `workload` with `values`, in evaluation mode."""
+    """The module of `workload`, or the user's own in it, with `values`, in evaluation mode."""
     with torch.device("meta"):
-        module = workload.build()
+        _, module = unwrapped(workload.build())
     allocate_(module, lambda old: torch.empty_like(old, device="cpu"))
     with torch.no_grad():
         for name, tensor in named_state(module):

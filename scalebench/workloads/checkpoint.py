@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scalebench.adapters.root import Root
+from scalebench.adapters.root import unwrapped
 from scalebench.errors import UserError, with_article
 from scalebench.strategies.construct import named_state
 from scalebench.workloads.base import Workload
@@ -40,7 +40,10 @@ def started(workload: Workload, init_from: str | None) -> Workload:
     values = matching_state(workload, init_from)
 
     def init_parameter_(name: str, tensor: Tensor, generator: torch.Generator) -> None:
-        tensor.copy_(values[name])
+        if name in values:
+            tensor.copy_(values[name])
+        else:  # of a loss that lies beside the model
+            workload.init_parameter_(name, tensor, generator)
 
     same = copy.copy(workload)
     vars(same)["init_parameter_"] = init_parameter_  # the instance's own comes before its class's
@@ -56,7 +59,7 @@ def matching_state(workload: Workload, init_from: str) -> dict[str, Tensor]:
     path, asked = split_name(init_from)
     found = {_plain(name): value for name, value in _flattened(_read(path))}
     with torch.device("meta"):
-        wrapper, module = _unwrapped(workload.build())
+        wrapper, module = unwrapped(workload.build())
     wanted = {name: value.shape for name, value in named_state(module)}
     prefix = _chosen(path, found, set(wanted), asked)
     state = {name[len(prefix) :]: value for name, value in found.items() if name.startswith(prefix)}
@@ -67,11 +70,6 @@ def matching_state(workload: Workload, init_from: str) -> dict[str, Tensor]:
             "Give the --size and the --set workload.* that it was trained with."
         )
     return {wrapper + name: state[name] for name in wanted}
-
-
-def _unwrapped(module: nn.Module) -> tuple[str, nn.Module]:
-    """A user's own module inside of ours, whose names are the file's, and what stands before them here."""
-    return ("model.", module.model) if isinstance(module, Root) else ("", module)
 
 
 def _read(path: Path) -> Mapping[Any, Any]:

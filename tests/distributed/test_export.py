@@ -62,6 +62,38 @@ def test_a_checkpoint_of_shares_alone_is_exported(tmp_path: Path, capsys: pytest
     assert torch.equal(averages[name], load_checkpoint(tmp_path / "c", ema=True).get_parameter(name))
 
 
+OWN = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.model = nn.Linear(4, 3)
+    def forward(self, x):
+        return self.model(x)
+
+def make():
+    data = torch.utils.data.TensorDataset(torch.randn(40, 4), torch.arange(40) % 3)
+    return Net(), nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0])), data
+"""
+
+
+def test_a_model_of_ones_own_is_saved_by_its_authors_names(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(OWN)
+    own = {"workload": f"{tmp_path}/mine.py:make", "size": "own", "workload_options": {}, "data": "own"}
+    tested = facts(train(tmp_path / "c", small("single", 1, **own), recipe(**SHORT, test_share=0.2))).test
+    assert tested is not None  # on a model that was built anew, its loss too
+    (checkpoint,) = checkpoints_in(tmp_path / "c")
+    saved = load_file(checkpoint / WEIGHTS)
+    assert saved.keys() == {"model.weight", "model.bias", "loss.weight"}
+    found = load_checkpoint(tmp_path / "c")
+    assert type(found).__name__ == "Net"
+    assert same_bits(dict(found.state_dict()), {name: saved[name] for name in ("model.weight", "model.bias")})
+    shares = sharded_values(checkpoint, read_manifest(checkpoint), ema=False)
+    assert same_bits({name.removeprefix("model."): value for name, value in shares}, saved)
+
+
 def test_what_cannot_be_exported_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     facts(train(tmp_path / "c", small("single", 1), recipe(**SHORT)))
     (checkpoint,) = checkpoints_in(tmp_path / "c")
