@@ -7,6 +7,7 @@ reduces the gradients of mixed precision in 16 bit, and DeepSpeed does as it shi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from .config import Casting, Precision
@@ -57,39 +58,22 @@ def _fp32(family: Family) -> Meaning:
 
 def _mixed(precision: Literal["fp16", "bf16"]) -> tuple[Meaning, ...]:
     scaling = "dynamic" if precision == "fp16" else None
+    meaning = partial(
+        Meaning, precision=precision, compute=precision, reduce="fp32", optimizer_state="fp32", loss_scaling=scaling
+    )
     return (
-        Meaning(
-            precision=precision,
-            family=AUTOCAST,
-            casting="autocast",
-            parameters="fp32",
-            compute=precision,
-            reduce="fp32",
-            optimizer_state="fp32",
-            loss_scaling=scaling,
-            note="norms, softmax and loss stay in fp32",
-        ),
-        Meaning(
-            precision=precision,
+        meaning(family=AUTOCAST, casting="autocast", parameters="fp32", note="norms, softmax and loss stay in fp32"),
+        meaning(
             family=SHARDED,
             casting="sharded-cast",
             parameters="fp32",
-            compute=precision,
-            reduce="fp32",
-            optimizer_state="fp32",
-            loss_scaling=scaling,
             note="shards are cast when gathered: the whole forward pass is 16-bit",
         ),
-        Meaning(
-            precision=precision,
+        meaning(
             family=ENGINE,
             casting="engine-cast",
             parameters=precision,
             master="fp32",
-            compute=precision,
-            reduce="fp32",
-            optimizer_state="fp32",
-            loss_scaling=scaling,
             note="the whole forward pass is 16-bit",
         ),
     )
