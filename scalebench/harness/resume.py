@@ -37,7 +37,8 @@ def standing(
     A record counts when its spec and kind are planned, it was made on a machine and by a method like today's (their
     figures would not be pooled otherwise), and its run came to an end: not when it was interrupted, ended in one of
     the ways to `retry` or, with `force`, was only implied. One that is not ok gives way once as many are ok as were
-    planned: it has been retried. How many there are counts, not which repeats they were.
+    planned, since it has been retried, and an implied one once as many were made. How many there are counts, not which
+    repeats they were.
     """
     if not results.is_dir():
         return Standing(left=runs)
@@ -54,7 +55,12 @@ def standing(
         and machine_facts(record.environment) == here
     ]
     planned, sound = Counter(run.key for run in runs), Counter(r.key for r, _ in ended if r.status == "ok")
-    recorded = [pair for pair in ended if pair[0].status == "ok" or sound[pair[0].key] < planned[pair[0].key]]
+    made = Counter(record.key for record, _ in ended if not is_implied(record))
+    recorded = [
+        (record, path)
+        for record, path in ended
+        if record.status == "ok" or (made if is_implied(record) else sound)[record.key] < planned[record.key]
+    ]
     counts = Counter(record.key for record, _ in recorded)
     left = [run for run in runs if run.repeat >= counts[run.key]]
     return Standing(left=left, recorded=recorded, damaged=stored.damaged)

@@ -45,6 +45,8 @@ def of_message(message: str) -> ShortageFacts:
         said |= within(allowed, message)
     if said["limit"] is None:
         said |= room()
+        if said["asked"] is not None and said["free"] is not None and said["free"] >= said["asked"]:
+            said["free"] = None  # the step has let go since then: what there was is not known any more
     return ShortageFacts(**said)
 
 

@@ -110,6 +110,8 @@ def test_what_was_only_implied_is_run_when_forced(tmp_path: Path) -> None:
     store(tmp_path, made, status="oom", reason="rank 0: out of memory", error=error)
     assert standing([run, made], tmp_path).left == []
     assert standing([run, made], tmp_path, force=True).left == [run]
+    store(tmp_path, run, "s2", status="oom", reason="rank 0: out of memory", error=error)
+    assert [record.error for record, _ in standing([run, made], tmp_path).recorded] == [error, error]
 
 
 def test_a_damaged_record_is_told_and_measured_again(tmp_path: Path) -> None:
