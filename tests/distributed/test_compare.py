@@ -102,15 +102,6 @@ def test_both_sides_are_measured_in_turn_and_what_was_stopped_goes_on(tmp_path: 
     assert steps_of(tmp_path / "live" / "b") == b
 
 
-NET = """
-import torch
-from torch import nn
-from width import WIDTH
-
-def make():
-    samples = torch.utils.data.TensorDataset(torch.randn(16, 4), torch.randint(0, 2, (16,)))
-    return nn.Sequential(nn.Linear(4, WIDTH), nn.Linear(WIDTH, 2)), nn.CrossEntropyLoss(), samples
-"""
 OWN = """
 [run]
 workload = "net.py:make"
@@ -127,14 +118,12 @@ diagnostics = false
 def test_two_source_trees_of_ones_own_project(tmp_path: Path) -> None:
     """Each side measures its own tree's model, with what that imports; typed in one of them, as in CI."""
     for tree, width in (("base", 8), ("change", 16)):
-        (tmp_path / tree).mkdir()
-        for name, text in (("net.py", NET), ("width.py", f"WIDTH = {width}"), ("ci.toml", OWN)):
-            (tmp_path / tree / name).write_text(text)
+        write_net(tmp_path / tree, width)
+        (tmp_path / tree / "ci.toml").write_text(OWN)
     trees = ["--checkouts", "../base", ".", "--pairs", "4", "--results", "live", "--format", "json"]
     found = scalebench(tmp_path / "change", "compare", "--live", "ci.toml", "ci.toml", *trees)
     assert found.returncode == 1, found
     told = {row["metric"]: row for row in json.loads(found.stdout)["verdicts"]}
-    parameters = [4 * width + width + 2 * width + 2 for width in (8, 16)]
-    assert [told["parameters"][side] for side in ("baseline", "new")] == parameters
+    assert [told["parameters"][side] for side in ("baseline", "new")] == [parameters(8), parameters(16)]
     assert told["parameters"]["regression"]
     assert told["step"]["units"] == 4

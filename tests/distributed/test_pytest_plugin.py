@@ -101,6 +101,26 @@ def test_gates(baseline: Path) -> None:
     assert "step inconclusive: the baseline has 1 session" in found.stdout
 
 
+OWN = """
+def test_net(scalebench):
+    scalebench(
+        workload="net.py:make", strategy="ddp", gpus=1, precision="fp32", steps=8, warmup_steps=2, micro_batch=4,
+        diagnostics=False, device="cpu",
+    )
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "code"), [(8, 0), (16, 1)])
+def test_another_source_tree_is_measured_in_turn(tmp_path: Path, width: int, code: int) -> None:
+    for tree, of_tree in (("base", 8), ("change", width)):
+        write_net(tmp_path / tree, of_tree)
+    found = run_pytest(tmp_path / "change", OWN, "--scalebench-against", "../base")
+    assert found.returncode == code, found
+    told = f"parameters {parameters(8)} -> {parameters(width)}, more"
+    assert (told in found.stdout) == bool(code)
+
+
 def test_the_documented_module_is_ten_lines_that_pytest_collects(tmp_path: Path) -> None:
     module = (ROOT / "docs" / "ci.md").read_text().split("```python\n")[1].split("```")[0]
     assert len([line for line in module.splitlines() if line.strip()]) <= 10

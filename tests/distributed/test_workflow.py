@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 LINE = "        assert len(micro_batches) == self._accumulation"
 WORKFLOW = (ROOT / ".github" / "workflows" / "scalebench.yml").read_text()
@@ -31,7 +31,7 @@ def carry_out(folder: Path, script: str, **variables: str) -> subprocess.Complet
         env=os.environ | variables,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=800,
     )
 
 
