@@ -13,7 +13,6 @@ steps), of Mann-Whitney's test on all steps and of Welch's t-test on the means o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import click
@@ -22,9 +21,9 @@ import numpy.typing as npt
 from scipy import stats
 
 from scalebench.analysis.steps import window
+from scalebench.analysis.verdicts.deciding import LEAST_DEVIATION
 from scalebench.analysis.verdicts.metrics import PRIMARY
 from scalebench.stats.differences import of_pairs
-from scalebench.stats.multiple import spent
 from tests.benchmarks import tables
 from tests.benchmarks.in_turn import Pair, drawn, live_verdicts, measure, sessions_in, spec
 
@@ -77,11 +76,10 @@ def flagged_row(results: Path, ranks: int, draws: int) -> list[str] | None:
     return [str(ranks), f"{DELAYS[ranks]:.0%}", *counted, f"{flagged:.1%} of {draws}", f"{units:.0f} (median)"]
 
 
-def of_live(base: Steps, new: Steps, looks: int) -> bool:
-    """The live form's test of the step time at its look of so many pairs."""
+def of_live(base: Steps, new: Steps) -> bool:
+    """The live form's test of the step time where it looks once, at this number of pairs."""
     logs = np.log([side.mean() for side in new]) - np.log([side.mean() for side in base])
-    level = dict(zip(PAIRS[1:], spent(LEVEL, PAIRS[1:]), strict=True)).get(looks, LEVEL)
-    return of_pairs(logs, 0.01).p_above <= level * SHARE
+    return of_pairs(logs, LEAST_DEVIATION).p_above <= LEVEL * SHARE
 
 
 def of_medians(base: Steps, new: Steps) -> bool:
@@ -100,14 +98,12 @@ def of_t_test(base: Steps, new: Steps) -> bool:
     return bool(stats.ttest_ind(*means, equal_var=False, alternative="greater").pvalue <= LEVEL)
 
 
-def gates(pairs: int) -> dict[str, Gate]:
-    return {
-        "compare --live, at this look": partial(of_live, looks=pairs),
-        "pytest-benchmark, median:5%": of_medians,
-        "Mann-Whitney on steps, 1%": of_mann_whitney,
-        "t-test on means, 1%": of_t_test,
-    }
-
+GATES: dict[str, Gate] = {
+    "compare --live --pairs N": of_live,
+    "pytest-benchmark, median:5%": of_medians,
+    "Mann-Whitney on steps, 1%": of_mann_whitney,
+    "t-test on means, 1%": of_t_test,
+}
 
 Found = dict[str, list[tuple[float | None, float]]]
 """By gate, for each number of pairs: the smallest change flagged in 95% of blocks, the share flagged without any."""
@@ -117,7 +113,7 @@ def smallest(sessions: Sequence[Sequence[Pair]], draws: int) -> Found:
     found: Found = {}
     timed = [[(steps_of(a), steps_of(b)) for a, b in session] for session in sessions]
     for pairs in PAIRS:
-        for name, gate in gates(pairs).items() if timed else ():
+        for name, gate in GATES.items() if timed else ():
             found.setdefault(name, []).append(edge(timed, pairs, gate, draws))
     return found
 

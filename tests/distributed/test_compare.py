@@ -10,6 +10,7 @@ from statistics import geometric_mean
 import pytest
 
 from scalebench.records.store import load_records
+from tests.distributed.own_net import parameters, write_net
 from tests.processes import ROOT, python
 
 pytestmark = pytest.mark.distributed

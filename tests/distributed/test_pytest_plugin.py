@@ -12,6 +12,7 @@ import pytest
 
 from scalebench.analysis.steps import window
 from scalebench.records.store import load_records
+from tests.distributed.own_net import parameters, write_net
 from tests.processes import ROOT, python
 
 pytestmark = pytest.mark.distributed

@@ -46,10 +46,10 @@ def test_the_edge_of_a_known_gate() -> None:
     assert detection.edge([[(steps, steps)] * 10], 5, gate, 20) == (pytest.approx(0.10), 0.0)
 
 
-@pytest.mark.parametrize("name", list(detection.gates(10)))
+@pytest.mark.parametrize("name", list(detection.GATES))
 def test_every_gate_flags_what_is_plain_and_nothing_equal(name: str) -> None:
     random = np.random.default_rng(0)
     base, same = ([0.01 * np.exp(random.normal(0, 0.01, 50)) for _ in range(10)] for _ in range(2))
-    gate = partial(detection.gates(10)[name], base)
+    gate = partial(detection.GATES[name], base)
     assert gate([steps * 1.3 for steps in same])
     assert not gate([steps * 0.99 for steps in same])
