@@ -288,3 +288,10 @@ def test_a_changed_file_of_ones_own_is_what_is_compared() -> None:
 def test_files_of_one_name_in_two_folders_are_two_cells() -> None:
     side = [*own("/main/one", "1", "s1"), *own("/main/two", "2", "s1")]
     assert [found.base and len(found.base.records) for found in match(side, side)] == [2, 2]
+
+
+def test_resident_memory_is_never_taken_for_exact() -> None:
+    """Every process of a side inherits the same pages, another side's others: a few more of them are no regression."""
+    sides = [with_ranks(side([0.01] * 4), memory=MemoryFacts(resident_peak=4096 * pages)) for pages in (80_000, 80_001)]
+    found = outcomes(*sides)["host-memory"]
+    assert (found.outcome, found.worse) == ("same", False)
