@@ -124,9 +124,8 @@ def _good(fetched: Mapping[str, Tensor] | UserError) -> Mapping[str, Tensor]:
             raise fetched
         return fetched
     finally:
-        del (
-            fetched
-        )  # an error that holds itself by its traceback would hold the workers too, whose end then takes seconds
+        # An error that holds itself by its traceback would hold the workers too, whose end then takes seconds.
+        del fetched
 
 
 def _whole(batch: Mapping[str, Tensor] | UserError) -> Mapping[str, Tensor] | UserError:

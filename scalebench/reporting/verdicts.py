@@ -21,11 +21,13 @@ from .text import UNKNOWN, change, figure, listing, milliseconds, plural, size
 Name = Callable[[RunSpec], str]
 """What a cell is called."""
 
+WRITTEN_OUT = 1e6
+"""Counts below are told to the last one."""
 SHOW: dict[str, Callable[[float], str]] = {
     "seconds": lambda value: f"{milliseconds(value)} ms",
     "bytes": size,
     "joules": lambda value: f"{figure(value)} J",
-    "count": figure,
+    "count": lambda value: f"{value:.0f}" if value < WRITTEN_OUT else figure(value),
     "per second": lambda value: f"{figure(value)}/s",
 }
 NAMED = 6
