@@ -133,7 +133,7 @@ class Measurer:
         rule, specs = self._rule(), specs_of(asked, baseline)
         against = self.config.getoption("--scalebench-against") if self.benchmark.enabled else None
         name = namer(specs)
-        measured = self._in_turn(asked, against, rule) if against else self._alone(specs, repeats, name)
+        measured = self._in_turn(asked, specs[-1], against, rule) if against else self._alone(specs, repeats, name)
         if not measured.step_seconds:
             pytest.fail(f"{name(specs[-1])}: no speed was measured, though it ended ok", pytrace=False)
         self._replay(measured)
@@ -156,11 +156,11 @@ class Measurer:
         cell = next(one for one in found if one.spec == specs[-1])
         return Measured(cell=cell, others=[one for one in found if one is not cell])
 
-    def _in_turn(self, asked: Mapping[str, Any], checkout: str, rule: Rule) -> Measured:
+    def _in_turn(self, asked: Mapping[str, Any], spec: RunSpec, checkout: str, rule: Rule) -> Measured:
         """This source tree and another, in pairs, until it is known which is slower or that neither is."""
         __tracebackhide__ = True
         places = Place(checkout=read_checkout(checkout)), Place(checkout=Path.cwd())
-        base, spec = (place.call(specs_of, asked, False)[-1] for place in places)
+        base = places[0].call(specs_of, asked, False)[-1]
         question = Question(cells=[(base, spec)], places=places, parity=False)
         made = self._next_run(spec).repeat
         folder = self._results / f"against-{SESSION}" / f"{spec.cell_id}-{made}"

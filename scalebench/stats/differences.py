@@ -97,8 +97,8 @@ def of_pairs(differences: Logs, least_deviation: float) -> Difference:
     """From the differences of logarithms of pairs measured in turn, in the order they were measured.
 
     Their mean without the `TRIMMED` share at either end, and its error from the values with these ends drawn in
-    (Tukey and McLaughlin, Sankhya A 25, 1963): what disturbs one run of many then
-    neither moves the ratio nor hides a change. In fewer than ten pairs nothing is trimmed.
+    (Tukey and McLaughlin, Sankhya A 25, 1963): what disturbs one run of many then neither moves the ratio nor hides a
+    change. In fewer than ten pairs nothing is trimmed.
 
     Neighbouring pairs may be alike, so that n of them know as much as n (1 - r) / (1 + r) independent ones, with r
     their correlation at lag 1 (Zwiers and von Storch, Journal of Climate 8, 1995): half its standard error above its
